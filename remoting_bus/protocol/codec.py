@@ -188,7 +188,8 @@ def _check(value: object) -> None:
                 raise EncodeError(_find(value, "") or "", _unknown(item))
         if not below:
             return
-        level = below
+        # A list that holds itself twice would double with each level.
+        level = below if len(below) < 100_000 else list({id(x): x for x in below}.values())
     raise EncodeError("", f"nested deeper than {MAX_DEPTH} levels (max_depth)")
 
 

@@ -1,0 +1,136 @@
+"""The envelope: one bus message, a header in clear and sealed frames of one lane.
+
+Owns the header's layout, the kinds of envelope, and the seam where each is sealed and
+opened. The header is authenticated with the body, so it can be read first and trusted
+after. It must not know what stands inside.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Protocol
+
+from remoting_bus.names import Lane
+
+__all__ = [
+    "HEADER_BYTES",
+    "OVERHEAD",
+    "EnvelopeKind",
+    "Header",
+    "PlainSeal",
+    "Seal",
+    "SealBroken",
+    "pack_header",
+    "read_header",
+    "read_session",
+]
+
+_MAGIC = 0x5242  # "RB"
+_LAYOUT = struct.Struct(">HBBB16sQ")
+HEADER_BYTES = _LAYOUT.size
+
+OVERHEAD = HEADER_BYTES + 16 + 2000
+"""Header, seal and the state that may stand beside the frames, at most: what is taken
+off the bus's limit before frames are chosen."""
+
+
+class EnvelopeKind(IntEnum):
+    """What an envelope is; stands in the header."""
+
+    SEALED = 0
+    HELLO = 1
+    WELCOME = 2
+    REFUSED = 3
+    UNKNOWN = 4
+    LOOKUP = 5
+    FOUND = 6
+    FENCED = 7
+    FENCED_TOO = 8
+    BEAT = 9
+    BEAT_ANSWER = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header, read.
+
+    Attributes:
+        epoch: Of the key that sealed it (law 27).
+        session: 16 bytes.
+        number: Of the envelope, per direction and lane: strictly rising (law 1).
+    """
+
+    kind: EnvelopeKind
+    lane: Lane
+    epoch: int
+    session: bytes
+    number: int
+
+
+def pack_header(
+    kind: EnvelopeKind, lane: Lane, session: bytes, number: int, epoch: int = 0
+) -> bytes:
+    """Return the header's bytes."""
+    return _LAYOUT.pack(_MAGIC, kind, lane, epoch, session, number)
+
+
+def read_header(envelope: bytes) -> Header | None:
+    """Return the header, or None where this is not an envelope of ours."""
+    if len(envelope) < HEADER_BYTES:
+        return None
+    magic, kind, lane, epoch, session, number = _LAYOUT.unpack_from(envelope)
+    if magic != _MAGIC:
+        return None
+    try:
+        return Header(EnvelopeKind(kind), Lane(lane), epoch, session, number)
+    except ValueError:
+        return None
+
+
+def read_session(envelope: bytes) -> bytes:
+    """Return the session's id, for routing; any 16 bytes where there is none."""
+    return envelope[5:21]
+
+
+class SealBroken(Exception):
+    """The body is not what the peer sealed."""
+
+
+class Seal(Protocol):
+    """Seals and opens the bodies of one direction of one lane."""
+
+    def seal(self, header: bytes, number: int, body: bytes) -> bytes:
+        """Return the whole envelope: the header and the sealed body."""
+
+    def open(self, header: bytes, number: int, envelope: bytes) -> bytes:
+        """Return the body.
+
+        Raises:
+            SealBroken: It was changed, cut, or made by somebody else.
+        """
+
+
+class PlainSeal:
+    """No secrecy: a checksum over header and body, against accidents only.
+
+    Until sessions have keys the broker is trusted, which `SECURITY.md` says.
+    """
+
+    __slots__ = ()
+
+    def seal(self, header: bytes, number: int, body: bytes) -> bytes:
+        """Append the checksum."""
+        check = zlib.crc32(body, zlib.crc32(header))
+        return b"".join((header, body, check.to_bytes(4, "big")))
+
+    def open(self, header: bytes, number: int, envelope: bytes) -> bytes:
+        """Check and cut it off."""
+        body = envelope[HEADER_BYTES:-4]
+        if len(envelope) < HEADER_BYTES + 4 or envelope[-4:] != zlib.crc32(
+            body, zlib.crc32(header)
+        ).to_bytes(4, "big"):
+            raise SealBroken("the checksum does not fit")
+        return body
