@@ -66,12 +66,14 @@ class Outlet:
         error: What broke it.
         finished: `finish` was called.
         moved: It was handed to a peer and cannot be used here.
+        log: Handed to a peer, its bytes travel on the LOG lane.
     """
 
     __slots__ = (
         "error",
         "finished",
         "home",
+        "log",
         "moved",
         "partner",
         "room",
@@ -90,6 +92,7 @@ class Outlet:
         self.finished = False
         self.moved = False
         self.partner: Inlet | None = None
+        self.log = False
 
     def write_nowait(self, piece: bytes) -> bool:
         """Take `piece`, or return False where there is no room now.
@@ -155,6 +158,7 @@ class Inlet:
         ended: The writer finished; what was not read yet is still there.
         error: What broke it; raised after what had arrived was read.
         moved: It was handed to a peer and cannot be used here.
+        log: Handed to a peer, its bytes travel on the LOG lane.
     """
 
     __slots__ = (
@@ -163,6 +167,7 @@ class Inlet:
         "ended",
         "error",
         "home",
+        "log",
         "moved",
         "partner",
         "pieces",
@@ -181,6 +186,7 @@ class Inlet:
         self.error: BaseException | None = None
         self.moved = False
         self.partner: Outlet | None = None
+        self.log = False
 
     def read_nowait(self) -> bytes | None:
         """Return the next piece, b"" at the end, or None where nothing is here yet.
@@ -246,15 +252,18 @@ class Carried:
 
     Attributes:
         direction: What this side does with it.
-        token: The shell's name for it; random, never used again.
-        session, stream: Set once it is introduced.
+        token: The shell's name for it, never used again in this process.
+        stream: Set once it is introduced.
+        arrived: Bytes that came in order, or that the job has written.
     """
 
-    __slots__ = ("arrived", "direction", "error", "stream", "token")
+    __slots__ = ("arrived", "direction", "ended", "error", "log", "stream", "token")
 
     def __init__(self, direction: Literal["send", "receive"], token: int) -> None:
         self.direction = direction
         self.token = token
+        self.log = False
+        self.ended = False
         self.stream: int | None = None
         self.arrived = 0
         self.error: BaseException | None = None

@@ -1,0 +1,657 @@
+"""The law of one session: CONTROL and CALL, its phases, and its end.
+
+Theory. A session is not a connection. Its phases:
+
+    OPENING ──proved──▶ OPEN ◀──heard──▶ SUSPENDED      link down, or the peer silent
+       │                 │                  │
+       │              goodbye            grace over, or a new incarnation
+       ▼                 ▼                  ▼
+      OVER ◀──ack, 5 s─ CLOSING            OVER
+
+While OPENING calls are queued; while SUSPENDED they wait, and nothing new is pulled, for
+what is pulled counts as sent (law 18). OVER is reached once: every call ends, every end
+breaks, and the work of the peer's calls is stopped.
+
+The session has two halves, one for each connection. This one owns calls, ids of streams
+and the phase; the other (`freight`) owns the bytes. They tell each other by batches
+(`crossing`). Output is pulled; what happened is in `events`. Time is handed in. It must
+not know which loop runs it, nor anything of the other half but its batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from remoting_bus.errors import (
+    ChannelBroken,
+    ChannelClosed,
+    PeerLost,
+    RemoteProtocolError,
+)
+from remoting_bus.names import Lane, Priority
+
+from . import frames
+from .calling import CANCELLED, Calling
+from .calls import IncomingCall, OutcomeKind, OutgoingCall, RefusalCode
+from .clocks import Clocks
+from .crossing import Batch, Move, Number
+from .ends import StreamEnd
+from .envelope import OVERHEAD, PlainSeal, Seal
+from .flight import Flight
+from .frames import FrameKind
+from .lanes import Broken, Lanes, Opened
+from .queue import CallQueue, Entry
+from .references import References
+from .serving import Serving
+from .streams import Streams
+from .terms import Event, Opening, Phase, PhaseChanged, PhaseKind, Released, Terms
+
+__all__ = ["CALL_ENVELOPE", "STATE_ASK", "STATE_MINIMUM", "Session"]
+
+CALL_ENVELOPE = 64 * 1024
+"""Bytes of an envelope of calls: larger ones would block the lane behind themselves."""
+
+STATE_ASK = 1
+STATE_MINIMUM = 2
+"""State of this connection: an answer is wanted; our own clocks' minimum in µs."""
+
+SILENT_AFTER = 4
+"""Heartbeat intervals without a word after which the peer counts as silent."""
+
+GOODBYE_PATIENCE = 5.0
+"""Seconds that the side that leaves waits for the acknowledgement (law 9)."""
+
+
+class Session:
+    """One conversation with one peer: a `Half` (see `two-loops` in the docs).
+
+    Attributes:
+        id: 16 random bytes.
+        peer: The peer's name.
+        peer_info: What it said of itself.
+        peer_incarnation: Random, per start of its process.
+        terms: What was agreed.
+        phase: See above.
+        cause: What ended it.
+        events: What happened; the shell takes them after each input.
+        over: The shell may forget it: nothing more will be sent.
+        now: The time of the present input.
+    """
+
+    def __init__(
+        self,
+        session: bytes,
+        peer: str,
+        terms: Terms,
+        *,
+        is_carried: Callable[[str], bool] = lambda name: False,
+        new_token: Callable[[], int],
+        seal: Seal | None = None,
+    ) -> None:
+        self.id = session
+        self.peer = peer
+        self.terms = terms
+        self.peer_info: dict[str, Any] = {}
+        self.peer_incarnation = b""
+        self.phase = Phase.OPENING
+        self.cause: BaseException | None = None
+        self.events: list[Event] = []
+        self.over = False
+        self.slow = False
+        self.now = 0.0
+        self.is_carried = is_carried
+        self.clocks = Clocks()
+        self.queue = CallQueue(0)
+        self.references = References(self._emit_release)
+        self._batch = Batch()
+        self.streams = Streams(lambda: self._batch, new_token)
+        self.calling = Calling(self)
+        self.serving = Serving(self)
+        self._lanes = Lanes(session, seal or PlainSeal(), self.clocks)
+        self._flight = Flight()
+        self._control: list[bytes] = []
+        self._reports: dict[int, bytes] = {}
+        self._state: dict[int, Any] | None = None
+        self._link_up = True
+        self._started_at = 0.0
+        self._pardon = 0.0
+        self._ticked_at = 0.0
+        self._asked_at = 0.0
+        self._probed_at = 0.0
+        self._beat_heard = 0.0
+        self._suspended_at = 0.0
+        self._leaving: str | None = None
+        self._leave_said = False
+        self._leave_by: float | None = None
+        self._last_bytes: tuple[int, int] | None = None
+        self._farewell: list[Any] | None = None
+        self._all_in = False
+        self._last_word = False
+        self._set_terms(terms)
+
+    def _set_terms(self, terms: Terms) -> None:
+        self.terms = terms
+        room = min(CALL_ENVELOPE, terms.max_envelope) - OVERHEAD
+        self.queue.largest = self._budget = max(room, 1024)
+
+    # -- opening --
+
+    def opened(
+        self, terms: Terms, info: dict[str, Any], incarnation: bytes, now: float
+    ) -> None:
+        """The peer is proved: what waits may go."""
+        self.now = now
+        self._set_terms(terms)
+        self.peer_info = info
+        self.peer_incarnation = incarnation
+        self._pardon = self._ticked_at = self._started_at = now
+        self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms))
+        self._change(Phase.OPEN, "open")
+        # The answerer waits for a first sealed envelope; it also compares the clocks.
+        self.ask()
+
+    # -- what programs do --
+
+    def start(self, call: OutgoingCall, now: float) -> None:
+        """Queue a call; its outcome is set exactly once, whatever happens.
+
+        Raises:
+            LimitExceeded: Its arguments are larger than `max_message`.
+            ChannelBroken: The session is over.
+            ChannelClosed: This side is leaving.
+        """
+        self.now = now
+        if self.phase is Phase.OVER:
+            raise self._why_over()
+        if self._leaving is not None:
+            raise ChannelClosed(f"the channel to {self.peer!r} is closing")
+        self.calling.start(call, now)
+
+    def _why_over(self) -> Exception:
+        cause = self.cause
+        if isinstance(cause, ChannelClosed):
+            return ChannelClosed(str(cause))
+        if isinstance(cause, PeerLost):
+            lost = PeerLost(str(cause), executed="no")
+            lost.__cause__ = cause
+            return lost
+        broken = ChannelBroken(f"the channel to {self.peer!r} is gone: {cause}")
+        broken.__cause__ = cause
+        return broken
+
+    def cancel(self, call: OutgoingCall, now: float, message: str = "") -> None:
+        """Stop a call. Its outcome follows; at once where it was never sent."""
+        self.now = now
+        self.calling.cancel(call, CANCELLED, message or "cancelled by its caller")
+
+    def forget(self, call: OutgoingCall, now: float, message: str = "") -> None:
+        """Stop a call that nobody waits for any more; its outcome is set now."""
+        self.now = now
+        self.calling.forget(call, message or "its caller has left")
+
+    def returned(
+        self,
+        call: IncomingCall,
+        value: bytes,
+        now: float,
+        *,
+        streams: Sequence[StreamEnd] = (),
+        references: Sequence[int] = (),
+    ) -> None:
+        """Answer with a result (encoded). A second answer does nothing."""
+        self.now = now
+        self.serving.returned(call, value, streams, references)
+
+    def raised(
+        self, call: IncomingCall, error: bytes, now: float, reason: str = "it raised"
+    ) -> None:
+        """Answer with an error (encoded); its streams are reset with `reason`."""
+        self.now = now
+        self.serving.raised(call, error, reason)
+
+    def refused(
+        self, call: IncomingCall, code: RefusalCode, message: str, now: float
+    ) -> None:
+        """Answer that it did not run."""
+        self.now = now
+        self.serving.refused(call, code, message)
+
+    def cancelled_done(
+        self, call: IncomingCall, now: float, *, ran: bool, message: str = ""
+    ) -> None:
+        """Answer that it was stopped; `ran` says whether it had started."""
+        self.now = now
+        self.serving.cancelled_done(call, ran=ran, message=message)
+
+    def progress(self, call: IncomingCall, value: bytes, now: float) -> None:
+        """Report; conflated while it waits to be pulled (law 7)."""
+        self.now = now
+        self.serving.progress(call, value)
+
+    def drain(self) -> None:
+        """Take no new calls from now on; what runs goes on."""
+        self.serving.draining = True
+
+    def close(self, reason: str, now: float) -> None:
+        """Say goodbye (law 9). Calls not ended are cancelled now; then it ends."""
+        self.now = now
+        if self.phase is Phase.OVER or self._leaving is not None:
+            return
+        if self.phase is Phase.OPENING:
+            self.end(ChannelClosed(reason), now)
+            return
+        self._leaving = reason
+        self._leave_by = now + GOODBYE_PATIENCE
+        self.queue.clear()
+        self._reports.clear()
+        self._end_calls(ChannelClosed(f"the channel was closed: {reason}"))
+        if self.streams.used:
+            self._batch.move(Move.CLOSING)
+        else:
+            self._last_bytes = (0, 0)
+        self._change(Phase.CLOSING, "closing", reason=reason)
+
+    def end(
+        self, cause: BaseException, now: float, kind: PhaseKind = "lost"
+    ) -> None:
+        """Be over, here and now: every call ends, every end breaks."""
+        self.now = now
+        if self.phase is Phase.OVER:
+            return
+        self.cause = cause
+        self.queue.clear()
+        self._end_calls(cause)
+        self._batch.move(Move.OVER, str(cause))
+        self.over = not self._last_word
+        if isinstance(cause, ChannelClosed):
+            kind = "closed"
+        self._change(Phase.OVER, kind, cause)
+
+    def _end_calls(self, cause: BaseException) -> None:
+        closed = isinstance(cause, ChannelClosed)
+        kind = OutcomeKind.CANCELLED if closed else OutcomeKind.LOST
+        self.calling.all_ended(cause, kind, str(cause))
+        self.serving.all_ended()
+        broken = ChannelBroken(f"the channel to {self.peer!r} is gone: {cause}")
+        broken.__cause__ = cause
+        self.streams.fail_all(broken)
+        gone = self.references.clear()
+        if gone:
+            self.events.append(Released(gone))
+
+    def _change(
+        self,
+        phase: Phase,
+        kind: PhaseKind,
+        cause: BaseException | None = None,
+        reason: str = "",
+    ) -> None:
+        if phase is not self.phase and Phase.SUSPENDED in (phase, self.phase):
+            self._batch.move(Move.PHASE, phase is Phase.SUSPENDED)
+        self.phase = phase
+        self.events.append(PhaseChanged(phase, kind, cause, reason))
+
+    # -- what the parts of this half use --
+
+    def send_control(self, frame: bytes) -> None:
+        """Queue a CONTROL frame; bounded by the calls and the peer's faults."""
+        self._control.append(frame)
+
+    def ask(self) -> None:
+        """Say something that wants an answer with the next envelope."""
+        self._say(STATE_ASK, 1)
+
+    def _say(self, key: int, value: Any) -> None:
+        if self._state is None:
+            self._state = {}
+        self._state[key] = value
+
+    def next_call_number(self) -> int:
+        """Return the number below which every CALL frame has come."""
+        return self._lanes[Lane.CALL].receiver.next
+
+    def taken_back(self, references: Sequence[int]) -> None:
+        """What a call carried never counted at the peer."""
+        gone = self.references.taken_back(references)
+        if gone:
+            self.events.append(Released(gone))
+
+    def report(self, call: IncomingCall, frame: bytes) -> None:
+        """Keep the newest report of a call until there is room (law 7)."""
+        self._reports[call.number] = frame
+
+    def forget_report(self, call: IncomingCall) -> None:
+        """Its answer makes it worthless."""
+        self._reports.pop(call.number, None)
+
+    def _emit_release(self, reference: int, count: int) -> None:
+        self.queue.add(Entry(frames.release(reference, count), Priority.BACKGROUND))
+
+    def release(self, reference: int, now: float) -> None:
+        """We use this object of the peer's no more."""
+        self.now = now
+        self.references.release(reference)
+
+    # -- Half: in --
+
+    def receive(self, envelope: bytes, now: float) -> None:
+        """Take an envelope of this session from CONTROL or CALL."""
+        self.now = now
+        if self.over:
+            return
+        try:
+            opened = self._lanes.open(envelope, now)
+            if opened is not None:
+                self._take(opened, now)
+        except Broken as error:
+            self.fail(str(error), now)
+
+    def fail(self, why: str, now: float) -> None:
+        """The peer broke a rule: nothing it says can be relied on."""
+        self.end(
+            RemoteProtocolError(f"{self.peer!r} broke the protocol: {why}"), now
+        )
+
+    def _take(self, opened: Opened, now: float) -> None:
+        if self.phase is Phase.SUSPENDED and self._link_up:
+            self._resume()
+        if self.slow:
+            self.slow = False
+            self.events.append(PhaseChanged(self.phase, "resumed"))
+        flight = self._flight.sample(self._lanes.trip, now, busy=self.calling.pulled)
+        if flight is not None and self.streams.used:
+            self._batch.number(Number.FLIGHT, flight)
+        if self.phase is Phase.OVER:
+            self._last_word = self._last_word and not opened.news
+            return
+        try:
+            if opened.state:
+                self._take_state(opened.state)
+            take = self._take_call if opened.lane is Lane.CALL else self._take_control
+            for number, frame in opened.released:
+                take(number, frame)
+                if self.phase is Phase.OVER:
+                    return
+        except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+            raise Broken(f"a malformed frame: {error}") from error
+        self._go_on(now)
+
+    def _go_on(self, now: float) -> None:
+        """See whether a goodbye, theirs or ours, is complete."""
+        if self._farewell is not None:
+            self._maybe_part(now)
+        elif self._leaving is not None and self._last_bytes is None:
+            control = self._lanes[Lane.CONTROL].sender
+            if self._leave_said and not control.unacknowledged and not self._control:
+                self.end(ChannelClosed(self._leaving), now)
+
+    def _take_state(self, state: dict[int, Any]) -> None:
+        if STATE_MINIMUM in state:
+            was_sure = self.clocks.sure
+            self.clocks.compare(state[STATE_MINIMUM] / 1e6)
+            if not self.clocks.sure and was_sure:
+                self.ask()
+            self.serving.clocks_are_known()
+        if state.get(STATE_ASK):
+            self._say_minimum()
+
+    def _say_minimum(self) -> None:
+        minimum = self.clocks.minimum
+        self._say(STATE_MINIMUM, 0 if minimum is None else int(minimum * 1e6))
+
+    def _take_control(self, number: int, frame: Any) -> None:
+        match frame[0]:
+            case FrameKind.CANCEL:
+                _, call, reason = frame
+                self.serving.cancel(call, reason)
+            case FrameKind.GOODBYE:
+                self._farewell = frame[1:]
+                if frame[2] or frame[3]:
+                    self._batch.move(Move.EXPECT, frame[2], frame[3])
+                else:
+                    self._all_in = True
+            case FrameKind.UNIMPLEMENTED:
+                pass  # the peer is older; what it does without, it said by its version
+            case kind:
+                self.send_control(frames.unimplemented(kind))
+
+    def _take_call(self, number: int, frame: Any) -> None:
+        kind = frame[0]
+        if kind == FrameKind.CALL:
+            self.serving.call(number, frame[1:])
+        elif kind == FrameKind.RETURNED:
+            self.calling.returned(number, *frame[1:])
+        else:
+            self._take_other(kind, number, frame)
+
+    def _take_other(self, kind: int, number: int, frame: Any) -> None:
+        match kind:
+            case FrameKind.RAISED:
+                self.calling.raised(*frame[1:])
+            case FrameKind.REFUSED:
+                self.calling.refused(*frame[1:])
+            case FrameKind.CANCELLED:
+                self.calling.cancelled(*frame[1:])
+            case FrameKind.PROGRESS:
+                self.calling.progress(*frame[1:])
+            case FrameKind.RELEASE:
+                if self.references.released(*frame[1:]):
+                    self.events.append(Released([frame[1]]))
+            case FrameKind.FRAGMENT:
+                whole = self.serving.fragment(number, frame[1:])
+                if whole is not None:
+                    self._take_call(number, whole)
+            case _:
+                self.send_control(frames.unimplemented(kind))
+
+    def _maybe_part(self, now: float) -> None:
+        """They said goodbye: be over once all that they sent is here (law 9)."""
+        assert self._farewell is not None
+        last_call, _, _, reason = self._farewell
+        if self._all_in and self.next_call_number() > last_call:
+            self.calling.release_held()
+            self._last_word = True  # their goodbye is still to be acknowledged
+            self._lanes[Lane.CONTROL].receiver.ack_at = now
+            self.end(
+                PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed"
+            )
+
+    # -- Half: the other half --
+
+    def cross(self, batch: Batch, now: float) -> None:
+        """Take what the bulk half tells."""
+        self.now = now
+        if self.phase is Phase.OVER:
+            return
+        self.streams.apply(batch)
+        for kind, *arguments in batch.moves:
+            if kind is Move.FAILED:
+                self.fail(arguments[0], now)
+                return
+            if kind is Move.LAST:
+                self._last_bytes = (arguments[0], arguments[1])
+            elif kind is Move.ALL_IN:
+                self._all_in = True
+        heard = batch.numbers.get((Number.HEARD, 0))
+        if heard is not None:
+            self._beat_heard = heard
+        self.calling.release_held()
+        self._go_on(now)
+
+    def take_batch(self) -> Batch | None:
+        """Return what the bulk half is to know, if anything."""
+        if not self._batch:
+            return None
+        batch, self._batch = self._batch, Batch()
+        return batch
+
+    # -- Half: out --
+
+    def next_envelope(self, now: float) -> bytes | None:
+        """Return what is to be sent next, or None."""
+        self.now = now
+        if self.phase is Phase.OVER:
+            return self._final_word(now)
+        if self.phase is Phase.OPENING or not self._link_up:
+            return None
+        if self._leaving is not None and self._last_bytes is not None:
+            last = self._lanes[Lane.CALL].sender.next - 1
+            self._control.append(
+                frames.goodbye(last, *self._last_bytes, self._leaving)
+            )
+            self._last_bytes, self._leave_said = None, True
+        control = self._lanes.get(Lane.CONTROL)
+        if self._control or self._state or (control and control.sender.lost):
+            return self._build_control(now)
+        calls = self._lanes.get(Lane.CALL)
+        if self.queue or self._reports or (calls and calls.sender.lost):
+            take = None if self.phase is Phase.SUSPENDED else self._take_queued
+            envelope = self._lanes.build(
+                Lane.CALL, take or _nothing_new, None, now, self._budget
+            )
+            if envelope is not None:
+                return envelope
+        return self._lanes.build(Lane.CONTROL, None, None, now, self._budget)
+
+    def _build_control(self, now: float) -> bytes | None:
+        state, self._state = self._state, None
+        if state and STATE_ASK in state:
+            self._asked_at = now
+            minimum = self.clocks.minimum
+            if minimum is not None:
+                state[STATE_MINIMUM] = int(minimum * 1e6)
+        return self._lanes.build(
+            Lane.CONTROL, self._take_control_frame, state, now, self._budget
+        )
+
+    def _final_word(self, now: float) -> bytes | None:
+        if self.over:
+            return None
+        self.over = True
+        return self._lanes.build(Lane.CONTROL, None, {}, now, self._budget)
+
+    def _take_control_frame(self, room: int, number: int) -> bytes | None:
+        if not self._control or len(self._control[0]) > room:
+            return None
+        return self._control.pop(0)
+
+    def _take_queued(self, room: int, number: int) -> bytes | None:
+        data = self.queue.take(room, number)
+        if data is None and self._reports and not self.queue:
+            report = next(iter(self._reports))
+            if len(self._reports[report]) <= room:
+                return self._reports.pop(report)
+        return data
+
+    # -- Half: time --
+
+    def link(self, up: bool, now: float, cause: str = "") -> None:
+        """The connection of CONTROL and CALL went down, or came back."""
+        self.now = now
+        if up == self._link_up:
+            return
+        self._link_up = up
+        if self.phase in (Phase.OVER, Phase.OPENING):
+            return
+        if up:
+            self._pardon = now
+            self._lanes.link_back(now)
+            self.ask()
+        elif self.phase is Phase.OPEN:
+            self._suspend("link down", cause)
+
+    def _suspend(self, kind: PhaseKind, reason: str) -> None:
+        self._suspended_at = self.now
+        self._change(Phase.SUSPENDED, kind, reason=reason)
+
+    def _resume(self) -> None:
+        self._lanes.link_back(self.now)
+        self._change(Phase.OPEN, "resumed")
+
+    def wake_at(self, now: float) -> float | None:
+        """Return when `tick` has something to do, or None."""
+        if self.over:
+            return None
+        soonest: list[float | None] = [self.calling.wake_at(), self.serving.wake_at()]
+        if self.phase is not Phase.OPENING:
+            soonest.append(self._next_beat())
+            if self.phase is Phase.SUSPENDED:
+                soonest.append(self._suspended_at + self.terms.grace)
+            if self._link_up:
+                soonest.append(self._lanes.wake_at(self.terms.heartbeat))
+            soonest.append(self._leave_by)
+        return min((at for at in soonest if at is not None), default=None)
+
+    def _quiet_since(self) -> float:
+        heard = self._lanes.heard_at
+        return max(self._pardon, heard) if heard is not None else self._pardon
+
+    def _next_beat(self) -> float:
+        return max(self._quiet_since(), self._asked_at) + self.terms.heartbeat
+
+    def tick(self, now: float) -> None:
+        """Do what is due."""
+        self.now = now
+        if self.over:
+            return
+        self.calling.tick(now)
+        self.serving.tick(now)
+        if self.phase is Phase.OPENING:
+            return
+        interval = self.terms.heartbeat
+        if now - self._ticked_at > 3 * interval:
+            # A sleep, or a blocked loop: read the bus first, then judge (law 12).
+            self._pardon = now
+            self._suspended_at = max(self._suspended_at, now - self.terms.grace / 2)
+        self._ticked_at = now
+        if self._link_up:
+            self._lanes.tick(now, interval)
+            self._judge_silence(now, interval)
+        if self.phase is Phase.SUSPENDED and now >= (
+            self._suspended_at + self.terms.grace
+        ):
+            self.end(
+                PeerLost(
+                    f"{self.peer!r} did not come back within {self.terms.grace:g} s"
+                ),
+                now,
+            )
+        elif self._leave_by is not None and now >= self._leave_by:
+            self.end(ChannelClosed(self._leaving or "closed"), now)
+
+    def _judge_silence(self, now: float, interval: float) -> None:
+        if now >= self._next_beat():
+            self.ask()
+        silent = now - self._quiet_since()
+        if silent >= 2 * interval and now - self._probed_at >= interval:
+            self._probed_at = now
+            self._batch.number(Number.PROBE, now)
+        if silent < SILENT_AFTER * interval or self.phase is not Phase.OPEN:
+            return
+        if now - self._beat_heard <= 2 * interval:
+            if not self.slow:
+                self.slow = True
+                self.events.append(PhaseChanged(self.phase, "peer slow"))
+            return
+        self._suspend("peer silent", f"no word for {silent:.1f} s")
+
+    def statistics(self) -> dict[str, Any]:
+        """Return counts and sizes, for people and tests."""
+        return {
+            "phase": self.phase.value,
+            "lanes": self._lanes.statistics(),
+            "queued": self.queue.waiting,
+            "calls_out": len(self.calling),
+            "calls_in": len(self.serving.running),
+            "streams": len(self.streams),
+            "exported": len(self.references.exported),
+            "imported": len(self.references.imported),
+            "rtt": self._lanes.trip.smoothed,
+            "dropped": self._lanes.dropped,
+        }
+
+
+def _nothing_new(room: int, number: int) -> bytes | None:
+    return None
+
