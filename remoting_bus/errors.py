@@ -19,6 +19,7 @@ __all__ = [
     "Executed",
     "LimitExceeded",
     "LocalProtocolError",
+    "NameTaken",
     "NotGranted",
     "Overloaded",
     "PeerLost",
@@ -60,6 +61,24 @@ class PeerLost(ChannelBroken):
     def __init__(self, message: str, *, executed: Executed = "unknown") -> None:
         super().__init__(message)
         self.executed: Executed = executed
+
+
+class NameTaken(ChannelBroken):
+    """Another program runs under this name: this one has stopped, and must stay so.
+
+    Restarting it would only end the other one in turn; give one of them another name.
+    The command line ends with an exit status of its own for it, 3, which a supervisor
+    can be told not to restart on (systemd: `RestartPreventExitStatus=3`).
+
+    Attributes:
+        name: The name that both want.
+        by: What the other one said of itself: its host, process id and version.
+    """
+
+    def __init__(self, message: str, *, name: str, by: str = "") -> None:
+        super().__init__(message)
+        self.name = name
+        self.by = by
 
 
 class CallError(RemotingError):
