@@ -1,0 +1,9 @@
+"""The bus: how messages reach a peer, whatever broker carries them.
+
+`backend` is the contract, `memory` its reference driver, `opening` leads from a URL to a
+driver. The bus never learns what a frame is.
+"""
+
+from .backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+
+__all__ = ["Backend", "Bus", "BusLimits", "Deliver", "LinkEvent"]
