@@ -1,0 +1,244 @@
+"""What a NATS URL may say: hosts, credentials, TLS and options, checked and typed.
+
+It makes a frozen `Settings` of a URL and the client's arguments of that. It opens
+nothing but the TLS files; `wire` and `backend` do the rest.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from remoting_bus.bus.urls import parse_url
+from remoting_bus.errors import ConnectionFailed
+
+__all__ = ["Host", "Settings", "parse"]
+
+DEFAULT_PORT = 4222
+
+PING_INTERVAL = 2.0
+"""Seconds between pings. One may be unanswered, so a dead server is noticed in 2 to 4 s;
+a thousand idle connections cost a server 500 pings a second."""
+
+CONNECT_TIMEOUT = 2.0
+"""Seconds for each step of one attempt at one host: TCP, TLS, greeting."""
+
+MAILBOX_BYTES = 64 * 1024 * 1024
+"""What a mailbox keeps: some hundred bulk envelopes of 256 KiB; the oldest go first."""
+
+MAILBOX_AGE = 600.0
+"""Seconds a message is kept: twice the default grace of a session. Past that nobody can
+resume what the messages belong to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One server that may be tried, with who we are there.
+
+    A user without a password is a token, as in NATS's own URLs.
+    """
+
+    name: str
+    port: int
+    user: str | None = None
+    password: str | None = field(default=None, repr=False)
+
+    @property
+    def url(self) -> str:
+        """As the client wants it; credentials are given apart."""
+        shown = f"[{self.name}]" if ":" in self.name else self.name
+        return f"nats://{shown}:{self.port}"
+
+    def __str__(self) -> str:
+        return self.url.removeprefix("nats://")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One URL, understood. Secrets do not show in its repr.
+
+    Attributes:
+        hosts: In the order given.
+        topology: "core", or "jetstream" with a mailbox for each peer.
+        token: For hosts that say nothing of their own.
+        nkey: A file with an nkey seed.
+        creds: A file with a JWT and its seed, as `nsc` writes it.
+        tls: Refuse to speak in the clear.
+        tls_ca: A file of certificates to trust instead of the system's.
+        tls_cert: This peer's certificate chain, with `tls_key`.
+        tls_hostname: The name to expect in the server's certificate.
+        ping_interval: Seconds; see `PING_INTERVAL`.
+        connect_timeout: Seconds; see `CONNECT_TIMEOUT`.
+        name: How the server's monitoring shows this connection.
+        mailbox_bytes: The size of a mailbox.
+        mailbox_age: Seconds a mailbox keeps a message.
+        storage: Where a mailbox lives on the server.
+        replicas: On how many servers a mailbox lives.
+    """
+
+    hosts: tuple[Host, ...]
+    topology: Literal["core", "jetstream"] = "core"
+    token: str | None = field(default=None, repr=False)
+    nkey: str | None = None
+    creds: str | None = None
+    tls: bool = False
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_hostname: str | None = None
+    ping_interval: float = PING_INTERVAL
+    connect_timeout: float = CONNECT_TIMEOUT
+    name: str = "remoting_bus"
+    mailbox_bytes: int = MAILBOX_BYTES
+    mailbox_age: float = MAILBOX_AGE
+    storage: Literal["file", "memory"] = "file"
+    replicas: int = 1
+
+    def client_options(self, host: Host) -> dict[str, Any]:
+        """The arguments of the client's `connect` to a host, but for the callbacks.
+
+        Raises:
+            ConnectionFailed: A file for TLS or credentials cannot be read.
+        """
+        for what, path in (("nkey", self.nkey), ("creds", self.creds)):
+            if path is None:
+                continue
+            if not Path(path).is_file():
+                raise ConnectionFailed(f"the {what} file {path!r} is not there")
+            if find_spec("nkeys") is None:
+                raise ConnectionFailed(
+                    f"credentials by {what} need the package nkeys: "
+                    'pip install "nats-py[nkeys]"'
+                )
+        login = host.user is not None
+        token = login and host.password is None
+        options: dict[str, Any] = {
+            "allow_reconnect": False,
+            "connect_timeout": self.connect_timeout,
+            "ping_interval": self.ping_interval,
+            "max_outstanding_pings": 1,
+            "name": self.name,
+            "servers": [host.url],
+            "user": host.user if login and not token else None,
+            "password": host.password,
+            "token": host.user if token else None if login else self.token,
+            "nkeys_seed": self.nkey,
+            "user_credentials": self.creds,
+        }
+        context = self._tls_context()
+        if context is not None:
+            options["tls"] = context
+        if self.tls_hostname is not None:
+            options["tls_hostname"] = self.tls_hostname
+        return options
+
+    def _tls_context(self) -> ssl.SSLContext | None:
+        if not self.tls:
+            return None
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+            if self.tls_cert is not None:
+                context.load_cert_chain(self.tls_cert, self.tls_key)
+        except OSError as error:  # ssl.SSLError is one
+            files = ", ".join(
+                f for f in (self.tls_ca, self.tls_cert, self.tls_key) if f
+            )
+            raise ConnectionFailed(f"TLS files {files}: {error}") from error
+        return context
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value)
+    if not 0 < seconds < float("inf"):
+        raise ValueError(value)
+    return seconds
+
+
+def _count(value: str) -> int:
+    count = int(value)
+    if count <= 0:
+        raise ValueError(value)
+    return count
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in allowed:
+            raise ValueError(value)
+        return value
+
+    return check
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError(value)
+    return value
+
+
+_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "topology": (_one_of("core", "jetstream"), "core or jetstream"),
+    "token": (_text, "a token"),
+    "nkey": (_text, "a file with an nkey seed"),
+    "creds": (_text, "a credentials file"),
+    "tls_ca": (_text, "a file of certificates"),
+    "tls_cert": (_text, "a certificate file"),
+    "tls_key": (_text, "a key file"),
+    "tls_hostname": (_text, "a host name"),
+    "ping_interval": (_seconds, "seconds above 0"),
+    "connect_timeout": (_seconds, "seconds above 0"),
+    "name": (_text, "a text"),
+    "mailbox_bytes": (_count, "a number of bytes above 0"),
+    "mailbox_age": (_seconds, "seconds above 0"),
+    "storage": (_one_of("file", "memory"), "file or memory"),
+    "replicas": (_count, "a number above 0"),
+}
+
+
+def parse(url: str) -> Settings:
+    """Understand `nats://[user:password@|token@]host[:port],host…[?option=value&…]`.
+
+    `tls://` is the same and refuses to speak in the clear, as any `tls_…` option does.
+
+    Raises:
+        ValueError: What is wrong, and what would be right. Secrets are not shown.
+    """
+    parts = parse_url(url)
+    if parts.scheme not in ("nats", "tls"):
+        raise ValueError(
+            f"a NATS URL begins with nats:// or tls://, not {parts.scheme}://"
+        )
+    if parts.path:
+        raise ValueError(
+            "a NATS URL has no path: nats://host:port,host:port?option=value"
+        )
+    parts.check_options(_OPTIONS)
+    found: dict[str, Any] = {}
+    for name, value in parts.options.items():
+        convert, wanted = _OPTIONS[name]
+        try:
+            found[name] = convert(value)
+        except ValueError:
+            raise ValueError(
+                f"option {name!r} of {parts.scheme}:// wants {wanted}"
+            ) from None
+    if ("tls_key" in found) > ("tls_cert" in found):
+        raise ValueError("option 'tls_key' of nats:// needs 'tls_cert' too")
+    # What one host says of the login holds for all that say nothing.
+    login = next((h for h in parts.hosts if h.user is not None), None)
+    ways = [way for way in ("token", "nkey", "creds") if way in found]
+    if len(ways) + (login is not None) > 1:
+        raise ValueError(
+            "a NATS URL takes one of user:password@, token, nkey and creds"
+        )
+    hosts = tuple(
+        Host(host.name, host.port or DEFAULT_PORT, who.user, who.password)
+        for host in parts.hosts
+        for who in [host if host.user is not None or login is None else login]
+    )
+    found["tls"] = parts.scheme == "tls" or any(n.startswith("tls_") for n in found)
+    return Settings(hosts=hosts, **found)
