@@ -87,6 +87,11 @@ class ReplayWindow:
         else:
             self.seen |= 1 << (self.highest - number)
 
+    def all_seen(self, highest: int) -> None:
+        """Take nothing up to `highest` any more."""
+        self.highest = highest
+        self.seen = _REPLAY_MASK if highest else 0
+
 
 class _Sent:
     """A frame that was pulled and not acknowledged."""

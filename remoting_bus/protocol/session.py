@@ -44,7 +44,7 @@ from .lanes import Broken, Lanes, Opened
 from .queue import CallQueue, Entry
 from .references import References
 from .serving import Serving
-from .streams import Streams
+from .streams import MAX_STREAMS_PER_FRAME, Streams, stream_id
 from .terms import Event, Opening, Phase, PhaseChanged, PhaseKind, Released, Terms
 
 __all__ = ["CALL_ENVELOPE", "STATE_ASK", "STATE_MINIMUM", "Session"]
@@ -54,7 +54,9 @@ CALL_ENVELOPE = 64 * 1024
 
 STATE_ASK = 1
 STATE_MINIMUM = 2
-"""State of this connection: an answer is wanted; our own clocks' minimum in µs."""
+STATE_PARTED = 3
+"""State of this connection: an answer is wanted; our own clocks' minimum in µs; your
+goodbye was acted on."""
 
 SILENT_AFTER = 4
 """Heartbeat intervals without a word after which the peer counts as silent."""
@@ -123,6 +125,7 @@ class Session:
         self._suspended_at = 0.0
         self._leaving: str | None = None
         self._leave_said = False
+        self._there_said = 0
         self._leave_by: float | None = None
         self._last_bytes: tuple[int, int] | None = None
         self._farewell: list[Any] | None = None
@@ -150,6 +153,10 @@ class Session:
         self._change(Phase.OPEN, "open")
         # The answerer waits for a first sealed envelope; it also compares the clocks.
         self.ask()
+
+    def renumber(self, session: bytes) -> None:
+        """Take the id of the peer's hello, where hellos crossed; nothing was sent."""
+        self.id = self._lanes.session = session
 
     # -- what programs do --
 
@@ -363,28 +370,38 @@ class Session:
         if flight is not None and self.streams.used:
             self._batch.number(Number.FLIGHT, flight)
         if self.phase is Phase.OVER:
-            self._last_word = self._last_word and not opened.news
             return
+        self._tell_there(opened.news)
         try:
             if opened.state:
                 self._take_state(opened.state)
             take = self._take_call if opened.lane is Lane.CALL else self._take_control
             for number, frame in opened.released:
-                take(number, frame)
-                if self.phase is Phase.OVER:
+                if self._is_over():
                     return
+                take(number, frame)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Broken(f"a malformed frame: {error}") from error
         self._go_on(now)
 
+    def _tell_there(self, news: bool) -> None:
+        """Tell the bulk half which of our introductions the peer has (law 6)."""
+        if news and self._there_said < self.streams.newest:
+            acknowledged = self._lanes[Lane.CALL].sender.acknowledged
+            there = stream_id(acknowledged, MAX_STREAMS_PER_FRAME, ours=True)
+            self._batch.number(Number.THERE, there)
+            if acknowledged >= self.streams.newest:
+                self._there_said = self.streams.newest
+
     def _go_on(self, now: float) -> None:
-        """See whether a goodbye, theirs or ours, is complete."""
-        if self._farewell is not None:
+        """See whether their goodbye is complete."""
+        if self._farewell is not None and self.phase is not Phase.OVER:
             self._maybe_part(now)
-        elif self._leaving is not None and self._last_bytes is None:
-            control = self._lanes[Lane.CONTROL].sender
-            if self._leave_said and not control.unacknowledged and not self._control:
-                self.end(ChannelClosed(self._leaving), now)
+
+    def parted(self, now: float) -> None:
+        """The peer has acted on our goodbye, or does not know the session any more."""
+        if self._leaving is not None:
+            self.end(ChannelClosed(self._leaving), now)
 
     def _take_state(self, state: dict[int, Any]) -> None:
         if STATE_MINIMUM in state:
@@ -395,6 +412,8 @@ class Session:
             self.serving.clocks_are_known()
         if state.get(STATE_ASK):
             self._say_minimum()
+        if STATE_PARTED in state:
+            self.parted(self.now)
 
     def _say_minimum(self) -> None:
         minimum = self.clocks.minimum
@@ -416,8 +435,13 @@ class Session:
             case kind:
                 self.send_control(frames.unimplemented(kind))
 
+    def _is_over(self) -> bool:
+        return self.phase is Phase.OVER
+
     def _take_call(self, number: int, frame: Any) -> None:
         kind = frame[0]
+        if self._leaving is not None:
+            return  # its calls were stopped and ours have ended
         if kind == FrameKind.CALL:
             self.serving.call(number, frame[1:])
         elif kind == FrameKind.RETURNED:
@@ -452,7 +476,6 @@ class Session:
         if self._all_in and self.next_call_number() > last_call:
             self.calling.release_held()
             self._last_word = True  # their goodbye is still to be acknowledged
-            self._lanes[Lane.CONTROL].receiver.ack_at = now
             self.end(
                 PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed"
             )
@@ -501,6 +524,7 @@ class Session:
                 frames.goodbye(last, *self._last_bytes, self._leaving)
             )
             self._last_bytes, self._leave_said = None, True
+            self._asked_at = now
         control = self._lanes.get(Lane.CONTROL)
         if self._control or self._state or (control and control.sender.lost):
             return self._build_control(now)
@@ -529,7 +553,9 @@ class Session:
         if self.over:
             return None
         self.over = True
-        return self._lanes.build(Lane.CONTROL, None, {}, now, self._budget)
+        return self._lanes.build(
+            Lane.CONTROL, None, {STATE_PARTED: 1}, now, self._budget
+        )
 
     def _take_control_frame(self, room: int, number: int) -> bytes | None:
         if not self._control or len(self._control[0]) > room:
@@ -575,7 +601,8 @@ class Session:
             return None
         soonest: list[float | None] = [self.calling.wake_at(), self.serving.wake_at()]
         if self.phase is not Phase.OPENING:
-            soonest.append(self._next_beat())
+            if self._link_up:
+                soonest.append(self._next_beat())
             if self.phase is Phase.SUSPENDED:
                 soonest.append(self._suspended_at + self.terms.grace)
             if self._link_up:
@@ -588,6 +615,8 @@ class Session:
         return max(self._pardon, heard) if heard is not None else self._pardon
 
     def _next_beat(self) -> float:
+        if self._leave_said:  # a lost "parted" is asked for again
+            return self._asked_at + self._lanes.trip.probe_timeout
         return max(self._quiet_since(), self._asked_at) + self.terms.heartbeat
 
     def tick(self, now: float) -> None:

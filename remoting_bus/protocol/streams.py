@@ -49,9 +49,10 @@ class Streams:
 
     Attributes:
         used: A stream was ever introduced, so the bulk half has something to say.
+        newest: The number of the newest frame of ours that introduced one.
     """
 
-    __slots__ = ("_batch", "_ends", "_new_token", "_told", "used")
+    __slots__ = ("_batch", "_ends", "_new_token", "_told", "newest", "used")
 
     def __init__(
         self, batch: Callable[[], Batch], new_token: Callable[[], int]
@@ -61,6 +62,7 @@ class Streams:
         self._ends: dict[int, StreamEnd] = {}
         self._told: dict[int, int] = {}
         self.used = False
+        self.newest = 0
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -76,6 +78,7 @@ class Streams:
             The ends that stay here.
         """
         self.used = True
+        self.newest = number
         ends: list[StreamEnd] = []
         for index, (end, use) in enumerate(zip(handed, uses_of(handed), strict=True)):
             stream = stream_id(number, index, ours=True)
