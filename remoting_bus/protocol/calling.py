@@ -209,9 +209,7 @@ class Calling:
         )
         self._answer(number, call, outcome, wrote)
 
-    def raised(
-        self, number: int, wrote: Sequence[Sequence[int]], error: Any
-    ) -> None:
+    def raised(self, number: int, wrote: Sequence[Sequence[int]], error: Any) -> None:
         outcome = Outcome(OutcomeKind.RAISED, value=error)
         self._answer(number, self._of(number), outcome, wrote)
 
@@ -238,9 +236,7 @@ class Calling:
         if reason == TIMED_OUT:
             outcome = _timed_out(executed, message)
         else:
-            outcome = Outcome(
-                OutcomeKind.CANCELLED, message=message, executed=executed
-            )
+            outcome = Outcome(OutcomeKind.CANCELLED, message=message, executed=executed)
         self._answer(number, call, outcome)
 
     def _of(self, number: int) -> OutgoingCall:
@@ -345,4 +341,3 @@ def _give_up_handed(end: StreamEnd, message: str) -> None:
     """An end that was to travel and did not: whoever holds its partner is told."""
     if not isinstance(end, Carried) and not end.moved:
         end.reset(message)
-

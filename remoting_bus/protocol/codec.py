@@ -189,7 +189,9 @@ def _check(value: object) -> None:
         if not below:
             return
         # A list that holds itself twice would double with each level.
-        level = below if len(below) < 100_000 else list({id(x): x for x in below}.values())
+        level = (
+            below if len(below) < 100_000 else list({id(x): x for x in below}.values())
+        )
     raise EncodeError("", f"nested deeper than {MAX_DEPTH} levels (max_depth)")
 
 

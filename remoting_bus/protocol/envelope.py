@@ -23,17 +23,20 @@ __all__ = [
     "PlainSeal",
     "Seal",
     "SealBroken",
+    "cut_trailer",
     "pack_header",
+    "pack_trailer",
     "read_header",
     "read_session",
+    "read_trailer",
 ]
 
 _MAGIC = 0x5242  # "RB"
 _LAYOUT = struct.Struct(">HBBB16sQ")
 HEADER_BYTES = _LAYOUT.size
 
-OVERHEAD = HEADER_BYTES + 16 + 2000
-"""Header, seal and the state that may stand beside the frames, at most: what is taken
+OVERHEAD = HEADER_BYTES + 16 + 64 + 2000
+"""Header, seal, trailer and the state that may stand beside the frames, at most: what is taken
 off the bus's limit before frames are chosen."""
 
 
@@ -93,6 +96,26 @@ def read_header(envelope: bytes) -> Header | None:
 def read_session(envelope: bytes) -> bytes:
     """Return the session's id, for routing; any 16 bytes where there is none."""
     return envelope[5:21]
+
+
+def pack_trailer(sender: str) -> bytes:
+    """Return who sends: it ends each sealed CONTROL envelope, in clear and unproved.
+
+    It tells whom to answer "unknown session"; nothing else may be made of it.
+    """
+    name = sender.encode("ascii")
+    return name + bytes((len(name),))
+
+
+def read_trailer(envelope: bytes) -> str:
+    """Return who says to have sent a CONTROL envelope; empty where it is garbage."""
+    name = envelope[-1 - envelope[-1] : -1]
+    return name.decode("ascii", errors="replace")
+
+
+def cut_trailer(envelope: bytes) -> bytes:
+    """Return a CONTROL envelope without its trailer."""
+    return envelope[: -1 - envelope[-1]]
 
 
 class SealBroken(Exception):

@@ -175,9 +175,7 @@ def call(
     args: bytes,
 ) -> bytes:
     """Build a CALL."""
-    start = dumps(
-        [_CALL, name, priority, deadline, key, int(behalf), uses, references]
-    )
+    start = dumps([_CALL, name, priority, deadline, key, int(behalf), uses, references])
     # The head says eight items; a ninth follows, already encoded.
     return b"\x89" + start[1:] + args
 

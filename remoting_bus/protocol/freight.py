@@ -65,8 +65,8 @@ class Freight:
         self.failed: str | None = None
         self.lanes = Lanes(opening.session, seal or PlainSeal(), Clocks())
         self.touched_at = 0.0
+        self.paused = False
         self._batch = Batch()
-        self._paused = False
         self._out: dict[int, Outgoing] = {}
         self._in: dict[int, Incoming] = {}
         self._ready: dict[Lane, deque[Outgoing]] = {}
@@ -130,7 +130,7 @@ class Freight:
                 self._take_bytes(frame)
 
     def _phase(self, paused: bool) -> None:
-        self._paused = paused
+        self.paused = paused
 
     def _close(self) -> None:
         """Goodbye: what was not pulled is reset; then nothing new (law 9)."""
@@ -365,7 +365,7 @@ class Freight:
     def next_envelope(self, now: float) -> bytes | None:
         """Return what is to be sent next: BULK and LOG by turns, four to one."""
         self.now = now
-        if self._paused:
+        if self.paused:
             return None
         order = [Lane.BULK, Lane.LOG]
         if self._turn >= 4:
@@ -424,7 +424,9 @@ class Freight:
             if room < 4096 and room < self._budget:
                 return None
             if not self._may_go_ahead(out):
-                queue.popleft().listed = False  # back when its introduction was acknowledged
+                queue.popleft().listed = (
+                    False  # back when its introduction was acknowledged
+                )
                 continue
             queue.rotate(-1)
             return self._frame_of(out, min(room - 64, PIECE))
@@ -489,7 +491,7 @@ class Freight:
 
     def wake_at(self, now: float) -> float | None:
         """Return when `tick` has something to do."""
-        if self._paused:
+        if self.paused:
             return None
         soonest = self.lanes.wake_at(self._heartbeat)
         for out in self._out.values():
@@ -501,7 +503,7 @@ class Freight:
     def tick(self, now: float) -> None:
         """Do what is due."""
         self.now = now
-        if not self._paused:
+        if not self.paused:
             self.lanes.tick(now, self._heartbeat)
 
     @property

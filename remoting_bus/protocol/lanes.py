@@ -23,7 +23,9 @@ from .envelope import (
     Header,
     Seal,
     SealBroken,
+    cut_trailer,
     pack_header,
+    pack_trailer,
     read_header,
 )
 
@@ -97,8 +99,10 @@ class Lanes:
         session: bytes,
         seal: Seal,
         clocks: Clocks,
+        sender: str = "",
     ) -> None:
         self.session = session
+        self._trailer = pack_trailer(sender) if sender else b""
         self.trip = RoundTrip()
         self.clocks = clocks
         self.dropped = 0
@@ -162,7 +166,8 @@ class Lanes:
         own.counters.bytes_sent += len(body)
         self.sent_at = now
         header = pack_header(EnvelopeKind.SEALED, lane, self.session, number)
-        return self._seal.seal(header, number, body)
+        sealed = self._seal.seal(header, number, body)
+        return sealed + self._trailer if lane is Lane.CONTROL else sealed
 
     def _ack_due(self, now: float) -> bool:
         for state in self._lanes.values():
@@ -187,6 +192,8 @@ class Lanes:
         if not own.replay.is_new(header.number):
             self.dropped += 1
             return None
+        if header.lane is Lane.CONTROL:
+            envelope = cut_trailer(envelope)
         try:
             body = self._seal.open(envelope[:HEADER_BYTES], header.number, envelope)
             items = decode(body)

@@ -90,6 +90,7 @@ class Session:
         is_carried: Callable[[str], bool] = lambda name: False,
         new_token: Callable[[], int],
         seal: Seal | None = None,
+        local: str = "",
     ) -> None:
         self.id = session
         self.peer = peer
@@ -110,7 +111,7 @@ class Session:
         self.streams = Streams(lambda: self._batch, new_token)
         self.calling = Calling(self)
         self.serving = Serving(self)
-        self._lanes = Lanes(session, seal or PlainSeal(), self.clocks)
+        self._lanes = Lanes(session, seal or PlainSeal(), self.clocks, local)
         self._flight = Flight()
         self._control: list[bytes] = []
         self._reports: dict[int, bytes] = {}
@@ -259,9 +260,7 @@ class Session:
             self._last_bytes = (0, 0)
         self._change(Phase.CLOSING, "closing", reason=reason)
 
-    def end(
-        self, cause: BaseException, now: float, kind: PhaseKind = "lost"
-    ) -> None:
+    def end(self, cause: BaseException, now: float, kind: PhaseKind = "lost") -> None:
         """Be over, here and now: every call ends, every end breaks."""
         self.now = now
         if self.phase is Phase.OVER:
@@ -356,9 +355,7 @@ class Session:
 
     def fail(self, why: str, now: float) -> None:
         """The peer broke a rule: nothing it says can be relied on."""
-        self.end(
-            RemoteProtocolError(f"{self.peer!r} broke the protocol: {why}"), now
-        )
+        self.end(RemoteProtocolError(f"{self.peer!r} broke the protocol: {why}"), now)
 
     def _take(self, opened: Opened, now: float) -> None:
         if self.phase is Phase.SUSPENDED and self._link_up:
@@ -476,9 +473,7 @@ class Session:
         if self._all_in and self.next_call_number() > last_call:
             self.calling.release_held()
             self._last_word = True  # their goodbye is still to be acknowledged
-            self.end(
-                PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed"
-            )
+            self.end(PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed")
 
     # -- Half: the other half --
 
@@ -520,9 +515,7 @@ class Session:
             return None
         if self._leaving is not None and self._last_bytes is not None:
             last = self._lanes[Lane.CALL].sender.next - 1
-            self._control.append(
-                frames.goodbye(last, *self._last_bytes, self._leaving)
-            )
+            self._control.append(frames.goodbye(last, *self._last_bytes, self._leaving))
             self._last_bytes, self._leave_said = None, True
             self._asked_at = now
         control = self._lanes.get(Lane.CONTROL)
@@ -683,4 +676,3 @@ class Session:
 
 def _nothing_new(room: int, number: int) -> bytes | None:
     return None
-

@@ -60,7 +60,9 @@ class Standby:
         "_beats",
         "_folded",
         "_link_up",
+        "_number",
         "_opening",
+        "_paused",
         "_probe",
         "_seal",
         "_up",
@@ -78,7 +80,9 @@ class Standby:
         self._folded: list[tuple[Lane, int, int, int, int]] | None = None
         self._link_up = True
         self._probe: float | None = None
-        self._beats = 0
+        self._paused = False
+        self._beats = 0  # questions asked
+        self._number = 0  # of beats sent, questions and answers
         self._asks: list[bytes] = []
         self._beat_replay: ReplayWindow | None = None
         self._up = Batch()
@@ -105,6 +109,7 @@ class Standby:
                 state.number = number
                 state.replay.all_seen(highest)
             self._folded = None
+            freight.paused = self._paused
         return freight
 
     def _fold(self) -> None:
@@ -151,8 +156,9 @@ class Standby:
             self._asks.append(self._beat(EnvelopeKind.BEAT_ANSWER, question))
 
     def _beat(self, kind: EnvelopeKind, question: Any) -> bytes:
-        header = pack_header(kind, Lane.BULK, self.id, self._beats)
-        return self._seal.seal(header, self._beats, dumps(question))
+        self._number += 1
+        header = pack_header(kind, Lane.BULK, self.id, self._number)
+        return self._seal.seal(header, self._number, dumps(question))
 
     def cross(self, batch: Batch, now: float) -> None:
         """Take what the Session tells."""
@@ -166,6 +172,9 @@ class Standby:
                 self.freight.cross(batch, now)
             return
         moves = [move for move in batch.moves if move[0] is not Move.OPEN]
+        for move in moves:
+            if move[0] is Move.PHASE:
+                self._paused = move[1]
         only_phase = all(move[0] is Move.PHASE for move in moves)
         if self.freight is None and only_phase and self._folded is None:
             numbers = [key for key in batch.numbers if key[0] is not Number.FLIGHT]

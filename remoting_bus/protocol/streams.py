@@ -212,5 +212,3 @@ class Streams:
             else:
                 end.home = None
                 end.fail(error)
-
-
