@@ -78,7 +78,7 @@ class Connection:
             Refused: The credentials are wrong.
             ConnectionFailed: Anything else; the cause is in the message.
         """
-        options = self._settings.client_options(self.host)
+        options = await self._options()
         limit = 3 * self._settings.connect_timeout
         try:
             async with asyncio.timeout(limit):
@@ -100,6 +100,11 @@ class Connection:
             await self.close()
             raise
         self._connected = True
+
+    async def _options(self) -> dict[str, Any]:
+        if self._settings.reads_files:
+            return await asyncio.to_thread(self._settings.client_options, self.host)
+        return self._settings.client_options(self.host)
 
     def cause(self) -> tuple[str, BaseException | None]:
         """Why it was lost, in words and as an exception."""

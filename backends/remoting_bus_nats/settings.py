@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from nats.aio.client import RawCredentials
+
 from remoting_bus.bus.urls import parse_url
 from remoting_bus.errors import ConnectionFailed
 
@@ -98,47 +100,45 @@ class Settings:
     storage: Literal["file", "memory"] = "file"
     replicas: int = 1
 
+    @property
+    def reads_files(self) -> bool:
+        """Whether `client_options` reads files, and so belongs into a thread."""
+        return self.tls or self.nkey is not None or self.creds is not None
+
     def client_options(self, host: Host) -> dict[str, Any]:
         """The arguments of the client's `connect` to a host, but for the callbacks.
+
+        Files are read each time: what was renewed on disk is used by the next connect.
 
         Raises:
             ConnectionFailed: A file for TLS or credentials cannot be read.
         """
-        for what, path in (("nkey", self.nkey), ("creds", self.creds)):
-            if path is None:
-                continue
-            if not Path(path).is_file():
-                raise ConnectionFailed(f"the {what} file {path!r} is not there")
-            if find_spec("nkeys") is None:
-                raise ConnectionFailed(
-                    f"credentials by {what} need the package nkeys: "
-                    'pip install "nats-py[nkeys]"'
-                )
         login = host.user is not None
         token = login and host.password is None
         options: dict[str, Any] = {
+            "servers": [host.url],
             "allow_reconnect": False,
             "connect_timeout": self.connect_timeout,
             "ping_interval": self.ping_interval,
             "max_outstanding_pings": 1,
             "name": self.name,
-            "servers": [host.url],
             "user": host.user if login and not token else None,
             "password": host.password,
             "token": host.user if token else None if login else self.token,
-            "nkeys_seed": self.nkey,
-            "user_credentials": self.creds,
         }
-        context = self._tls_context()
-        if context is not None:
-            options["tls"] = context
+        if self.nkey is not None:
+            options["nkeys_seed_str"] = _secret_file("nkey", self.nkey)
+        if self.creds is not None:
+            options["user_credentials"] = RawCredentials(
+                _secret_file("creds", self.creds)
+            )
+        if self.tls:
+            options["tls"] = self._tls_context()
         if self.tls_hostname is not None:
             options["tls_hostname"] = self.tls_hostname
         return options
 
-    def _tls_context(self) -> ssl.SSLContext | None:
-        if not self.tls:
-            return None
+    def _tls_context(self) -> ssl.SSLContext:
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
             if self.tls_cert is not None:
@@ -149,6 +149,17 @@ class Settings:
             )
             raise ConnectionFailed(f"TLS files {files}: {error}") from error
         return context
+
+
+def _secret_file(what: str, path: str) -> str:
+    if find_spec("nkeys") is None:
+        raise ConnectionFailed(
+            f'credentials by {what} need the package nkeys: pip install "nkeys"'
+        )
+    try:
+        return Path(path).read_text(encoding="ascii")
+    except (OSError, ValueError) as error:
+        raise ConnectionFailed(f"the {what} file {path!r}: {error}") from error
 
 
 def _seconds(value: str) -> float:
