@@ -132,9 +132,7 @@ class Calling:
 
     def cancel(self, call: OutgoingCall, reason: int, message: str) -> None:
         """Stop a call; its outcome comes with the peer's answer, or at once."""
-        if call.outcome is not None or call.cancelling:
-            return
-        if self._take_back(call, reason, message):
+        if call.outcome is not None or self._take_back(call, reason, message):
             return
         assert call.number is not None
         held = self._held.pop(call.number, None)
@@ -144,6 +142,8 @@ class Calling:
             self._release(held.outcome)
             self._end(call, Outcome(OutcomeKind.CANCELLED, message=message))
             self._give_up_streams(call, message)
+            return
+        if call.cancelling:
             return
         call.cancelling = True
         self._session.send_control(frames.cancel(call.number, reason))

@@ -61,6 +61,7 @@ class Freight:
 
     def __init__(self, opening: Opening, seal: Seal | None = None) -> None:
         self.now = 0.0
+        self.touched: Callable[[], None] = _nothing
         self.events: list[Introduced] = []
         self.failed: str | None = None
         self.lanes = Lanes(opening.session, seal or PlainSeal(), Clocks())
@@ -127,7 +128,7 @@ class Freight:
             for frame in waiting:
                 if frame[0] == FrameKind.DATA:
                     self._early_bytes -= len(frame[3])
-                self._take_bytes(frame)
+                self._take_known(frame)
 
     def _phase(self, paused: bool) -> None:
         self.paused = paused
@@ -183,6 +184,7 @@ class Freight:
         if out is not None and out.closing is None and not self._closing:
             out.write(piece)
             self._mark(out)
+            self.touched()
 
     def finish(self, stream: int) -> None:
         """Say the end once all is out."""
@@ -190,6 +192,7 @@ class Freight:
         if out is not None and out.closing is None:
             out.closing = "finish"
             self._mark(out)
+            self.touched()
 
     def reset(self, stream: int, reason: str) -> None:
         """Give up an end here, whichever it is."""
@@ -210,6 +213,7 @@ class Freight:
         credit = incoming.read(offset, self.now, self.lanes.trip.smoothed, spare)
         if credit is not None:
             self._credits[stream] = credit
+            self.touched()
 
     def _reset_out(self, out: Outgoing, reason: str) -> None:
         if out.closing != "reset":
@@ -263,15 +267,19 @@ class Freight:
 
     def _take(self, frame: list[Any]) -> None:
         kind = frame[0]
-        if kind == FrameKind.STOP:
-            self._stopped(frame[1] ^ 1, frame[2])
-        elif kind in (FrameKind.DATA, FrameKind.FINISH, FrameKind.RESET):
-            stream = frame[1] = frame[1] ^ 1
-            if stream & 1 and stream > self._highest:
-                self._keep_early(stream, frame)
-            else:
-                self._take_bytes(frame)
-        # Any other kind is a newer peer's; CONTROL says what is not understood.
+        if kind not in _OF_STREAMS:
+            return  # a newer peer's; CONTROL says what is not understood
+        stream = frame[1] = frame[1] ^ 1
+        if stream & 1 and stream > self._highest:
+            self._keep_early(stream, frame)
+        else:
+            self._take_known(frame)
+
+    def _take_known(self, frame: list[Any]) -> None:
+        if frame[0] == FrameKind.STOP:
+            self._stopped(frame[1], frame[2])
+        else:
+            self._take_bytes(frame)
 
     def _keep_early(self, stream: int, frame: list[Any]) -> None:
         """Bytes before their stream (law 6)."""
@@ -523,6 +531,8 @@ class Freight:
             "early_bytes": self._early_bytes,
         }
 
+
+_OF_STREAMS = (FrameKind.DATA, FrameKind.FINISH, FrameKind.RESET, FrameKind.STOP)
 
 _MOVES: dict[Move, Callable[..., None]] = {
     Move.INTRODUCE: Freight._introduce,

@@ -44,6 +44,10 @@ def uses_of(handed: Sequence[StreamEnd]) -> list[int]:
     return uses
 
 
+def _nothing() -> None:
+    pass
+
+
 class Streams:
     """The table of ends here; it is the home of those that are not carried.
 
@@ -61,6 +65,7 @@ class Streams:
         self._new_token = new_token
         self._ends: dict[int, StreamEnd] = {}
         self._told: dict[int, int] = {}
+        self.touched: Callable[[], None] = _nothing
         self.used = False
         self.newest = 0
 
@@ -131,11 +136,13 @@ class Streams:
     def write(self, stream: int, piece: bytes) -> None:
         """Hand a piece to the bulk half."""
         self._batch().move(Move.PIECE, stream, piece)
+        self.touched()
 
     def finish(self, stream: int) -> None:
         """Say that it is complete; the end is forgotten here."""
         self._batch().move(Move.FINISH, stream)
         self._forget(stream)
+        self.touched()
 
     def reset(self, stream: int, reason: str) -> None:
         """Give it up; the end is forgotten here."""
@@ -144,12 +151,14 @@ class Streams:
             kind = Move.STOP if isinstance(end, Inlet) else Move.RESET
             self._batch().move(kind, stream, reason)
             self._forget(stream)
+            self.touched()
 
     def consume(self, stream: int, offset: int) -> None:
         """Tell what was read, once that is worth telling."""
         if offset - self._told.get(stream, 0) >= _TELL_AFTER and stream in self._ends:
             self._told[stream] = offset
             self._batch().number(Number.CONSUMED, offset, stream)
+            self.touched()
 
     def want(self, stream: int, offset: int) -> None:
         """Ask to be told when this much of a carried stream is here (law 5)."""
