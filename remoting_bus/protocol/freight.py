@@ -46,6 +46,10 @@ _MOST_CREDITS = 100
 """Pairs said in one envelope; the rest follows in the next (bounds `OVERHEAD`)."""
 
 
+def _nothing() -> None:
+    pass
+
+
 class Introduced:
     """A carried stream has its end here: the shell starts the job of this token."""
 
@@ -201,8 +205,9 @@ class Freight:
             self._reset_out(out, reason)
             if out.end is not None:
                 self._batch.move(Move.RESET, stream, reason)
-            return
-        self._stop(stream, reason)
+        else:
+            self._stop(stream, reason)
+        self.touched()
 
     def consume(self, stream: int, offset: int) -> None:
         """The program has read up to here; give credit."""

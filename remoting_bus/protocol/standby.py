@@ -8,6 +8,7 @@ they are answered here, where no user code runs, in numbers of their own (law 12
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from cbor2 import dumps
@@ -45,6 +46,10 @@ def opening_of(batch: Batch) -> Opening | None:
     return None
 
 
+def _nothing() -> None:
+    pass
+
+
 class Standby:
     """A `Half` of the bulk connection.
 
@@ -52,6 +57,7 @@ class Standby:
         freight: Once there was a stream.
         events: Carried streams whose jobs the shell is to start.
         over: The shell may forget it.
+        touched: Called when a job did something with a carried end.
     """
 
     __slots__ = (
@@ -69,6 +75,7 @@ class Standby:
         "events",
         "freight",
         "over",
+        "touched",
     )
 
     def __init__(self, opening: Opening, seal: Seal | None = None) -> None:
@@ -86,6 +93,7 @@ class Standby:
         self._asks: list[bytes] = []
         self._beat_replay: ReplayWindow | None = None
         self._up = Batch()
+        self.touched: Callable[[], None] = _nothing
 
     @property
     def id(self) -> bytes:
@@ -110,6 +118,7 @@ class Standby:
                 state.replay.all_seen(highest)
             self._folded = None
             freight.paused = self._paused
+            freight.touched = self.touched
         return freight
 
     def _fold(self) -> None:

@@ -52,11 +52,12 @@ class Streams:
     """The table of ends here; it is the home of those that are not carried.
 
     Attributes:
+        touched: Called when a program did something with an end: there is a batch.
         used: A stream was ever introduced, so the bulk half has something to say.
         newest: The number of the newest frame of ours that introduced one.
     """
 
-    __slots__ = ("_batch", "_ends", "_new_token", "_told", "newest", "used")
+    __slots__ = ("_batch", "_ends", "_new_token", "_told", "newest", "touched", "used")
 
     def __init__(
         self, batch: Callable[[], Batch], new_token: Callable[[], int]
