@@ -40,7 +40,16 @@ class RemotingError(Exception):
 
 
 class ConnectionFailed(RemotingError):
-    """The bus cannot be reached. Try again, or look at the cause in the message."""
+    """The bus cannot be reached. Try again, or look at the cause in the message.
+
+    Attributes:
+        final: Trying again does not help: the credentials were refused, or a driver is
+            not installed.
+    """
+
+    def __init__(self, message: str, *, final: bool = False) -> None:
+        super().__init__(message)
+        self.final = final
 
 
 class ChannelClosed(RemotingError):
