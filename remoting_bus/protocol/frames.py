@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 
 from cbor2 import dumps
 
@@ -160,8 +161,16 @@ _CANCELLED = int(FrameKind.CANCELLED)
 _PROGRESS = int(FrameKind.PROGRESS)
 _RELEASE = int(FrameKind.RELEASE)
 _FRAGMENT = int(FrameKind.FRAGMENT)
+_CALL_KIND = dumps(_CALL)
+_RETURNED_KIND = dumps(_RETURNED)
+_EMPTY = b"\x80"
 _DATA = int(FrameKind.DATA)
 _FINISH = int(FrameKind.FINISH)
+
+
+@lru_cache(maxsize=1024)
+def _name(name: str) -> bytes:
+    return dumps(name)
 
 
 def call(
@@ -175,9 +184,21 @@ def call(
     args: bytes,
 ) -> bytes:
     """Build a CALL."""
-    start = dumps([_CALL, name, priority, deadline, key, int(behalf), uses, references])
-    # The head says eight items; a ninth follows, already encoded.
-    return b"\x89" + start[1:] + args
+    # Put together from parts: the encoder takes three times as long over a list.
+    return b"".join(
+        (
+            b"\x89",
+            _CALL_KIND,
+            _name(name),
+            dumps(priority),
+            b"\xf6" if deadline is None else dumps(deadline),
+            b"\xf6" if key is None else dumps(key),
+            b"\x01" if behalf else b"\x00",
+            dumps(list(uses)) if uses else _EMPTY,
+            dumps(list(references)) if references else _EMPTY,
+            args,
+        )
+    )
 
 
 def returned(
@@ -188,8 +209,17 @@ def returned(
     value: bytes,
 ) -> bytes:
     """Build a RETURNED."""
-    start = dumps([_RETURNED, number, wrote, uses, references])
-    return b"\x86" + start[1:] + value
+    return b"".join(
+        (
+            b"\x86",
+            _RETURNED_KIND,
+            dumps(number),
+            dumps(list(wrote)) if wrote else _EMPTY,
+            dumps(list(uses)) if uses else _EMPTY,
+            dumps(list(references)) if references else _EMPTY,
+            value,
+        )
+    )
 
 
 def raised(number: int, wrote: Sequence[Sequence[int]], error: bytes) -> bytes:
