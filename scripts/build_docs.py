@@ -31,7 +31,9 @@ LOADS = {
 # Links that say where something is, and make the browser fetch nothing.
 ONLY_NAMED = {"canonical", "next", "prev", "license", "alternate"}
 ELSEWHERE = re.compile(r"(?:https?:)?//", re.I)
-IN_STYLE = re.compile(r"(?:url\(\s*['\"]?|@import\s+['\"])((?:https?:)?//[^'\")\s]+)", re.I)
+IN_STYLE = re.compile(
+    r"(?:url\(\s*['\"]?|@import\s+['\"])((?:https?:)?//[^'\")\s]+)", re.I
+)
 
 
 class Loads(HTMLParser):
@@ -59,7 +61,9 @@ def foreign_loads(site: Path) -> list[str]:
         reader = Loads()
         reader.feed(text)
         styles = re.findall(r"<style[^>]*>(.*?)</style>", text, re.S)
-        loads = reader.found + [hit for style in styles for hit in IN_STYLE.findall(style)]
+        loads = reader.found + [
+            hit for style in styles for hit in IN_STYLE.findall(style)
+        ]
         found += [f"{page.relative_to(site)}: {load}" for load in loads]
     for sheet in sorted(site.rglob("*.css")):
         hits = IN_STYLE.findall(sheet.read_text(encoding="utf-8"))
@@ -69,7 +73,15 @@ def foreign_loads(site: Path) -> list[str]:
 
 def main() -> None:
     """Build into site/ and look through it; exit status 1 if something is wrong."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--clean"]
+    command = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--clean",
+    ]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run([*command, "--site-dir", str(SITE)], cwd=ROOT, env=quiet)
     if done.returncode:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+import zipfile
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
@@ -77,7 +78,7 @@ def make_environment(place: Path) -> Path:
 
 def install(python: Path, place: Path, wheel: Path, extras: Iterable[str]) -> None:
     """Install the wheel, and what it says it needs at the pinned versions."""
-    names = required(extras)
+    names = required(wheel, extras)
     say(f"install with {', '.join(extras) or 'no extras'}: {len(names)} packages")
     pins = place / "pins.txt"
     pins.write_text(pinned(names), encoding="utf-8")
@@ -86,8 +87,10 @@ def install(python: Path, place: Path, wheel: Path, extras: Iterable[str]) -> No
     run(*pip, "--no-deps", "--no-index", "--force-reinstall", wheel, at=place)
 
 
-def required(extras: Iterable[str]) -> set[str]:
-    """Return all that the distribution needs with these extras, itself not among them."""
+def required(wheel: Path, extras: Iterable[str]) -> set[str]:
+    """Return all that the wheel needs with these extras, itself not among them."""
+    stem = "-".join(wheel.name.split("-")[:2])
+    inside = zipfile.Path(wheel, f"{stem}.dist-info/")
     seen: set[tuple[str, str]] = set()
     todo = [(DISTRIBUTION, extra) for extra in ("", *extras)]
     while todo:
@@ -96,7 +99,8 @@ def required(extras: Iterable[str]) -> set[str]:
             continue
         seen.add(asked)
         name, extra = asked
-        for line in metadata.requires(name) or []:
+        own = metadata.PathDistribution(inside) if name == DISTRIBUTION else None
+        for line in (own or metadata.distribution(name)).requires or []:
             need = Requirement(line)
             if need.marker is None or need.marker.evaluate({"extra": extra}):
                 needed = canonicalize_name(need.name)
@@ -108,9 +112,10 @@ def pinned(names: set[str]) -> str:
     """Return the part of constraints.txt that pins these packages, hashes and all."""
     text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     pins = re.findall(r"^\S+==[^\n]*\\\n(?:    --hash=\S+(?: \\)?\n)+", text, re.M)
-    found = {canonicalize_name(pin.partition("==")[0]): "" for pin in pins}
+    found: dict[str, str] = {}
     for pin in pins:  # one package may have several pins, each with its marker
-        found[canonicalize_name(pin.partition("==")[0])] += pin
+        name: str = canonicalize_name(pin.partition("==")[0])
+        found[name] = found.get(name, "") + pin
     missing = names - found.keys()
     if missing:
         sys.exit(f"constraints.txt does not pin {sorted(missing)}: make constraints")
