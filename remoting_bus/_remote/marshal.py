@@ -7,7 +7,7 @@ failure. It must not know annotations (`shapes` does), nor who sends.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from remoting_bus.channel.streams import ReceiveStream, SendStream
@@ -67,10 +67,14 @@ def _encode_named(kwargs: Mapping[str, Any], ends: list[StreamEnd]) -> bytes:
     for name, value in kwargs.items():
         try:
             made[name] = value if type(value) in AS_IT_IS else plain(value, ends)
-            encode(made[name])
         except EncodeError as error:
             raise EncodeError(name + error.path, error.reason) from None
-    return encode(made)
+    try:
+        return encode(made)
+    except EncodeError as error:
+        found = _located(made, EncodeError("", error.reason))
+        name, _, path = found.path[2:].partition("']")
+        raise EncodeError(name + path, found.reason) from None
 
 
 def encode_value(value: Any, ends: list[StreamEnd] | None) -> bytes:
@@ -87,7 +91,28 @@ def encode_value(value: Any, ends: list[StreamEnd] | None) -> bytes:
             return encode(value)
         except EncodeError:
             pass  # not plain, or not to be sent at all: then `plain` says where
-    return encode(plain(value, ends))
+    made = plain(value, ends)
+    try:
+        return encode(made)
+    except EncodeError as error:
+        raise _located(made, error) from None
+
+
+def _located(value: Any, error: EncodeError) -> EncodeError:
+    """Return the error with the path of what cannot be encoded in a plain value."""
+    parts: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, list):
+        parts = enumerate(value)
+    elif isinstance(value, dict):
+        parts = value.items()
+    if not error.path:
+        for key, part in parts:
+            try:
+                encode(part)
+            except EncodeError as inner:
+                found = _located(part, inner)
+                return EncodeError(f"[{key!r}]{found.path}", found.reason)
+    return error
 
 
 def insert_streams(value: Any, streams: Sequence[Any], seen: set[int]) -> Any:

@@ -35,13 +35,12 @@ def command(function: Any, /) -> Any:
     can be called once it, or its module, is given to an agent or a channel.
     """
     if isinstance(function, str):
+        _check_name(function)
         return lambda real: _marked(real, function)
     return _marked(function, None)
 
 
 def _marked(function: F, name: str | None) -> F:
-    if name is not None:
-        _check_name(name)
     mark(function, replace(mark_of(function), command=True, name=name))
     if name is None and "<locals>" in getattr(function, "__qualname__", ""):
         _keep_name(function)
