@@ -12,7 +12,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, quote, unquote
 
-__all__ = ["BusUrl", "Host", "normalise", "parse_url", "split_option"]
+__all__ = [
+    "BusUrl",
+    "Host",
+    "normalise",
+    "parse_url",
+    "split_option",
+    "without_secrets",
+]
 
 MAX_PORT = 65535
 """The largest TCP port (RFC 9293: 16 bits)."""
@@ -24,7 +31,6 @@ _PARTS = re.compile(
 )
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.%]+\]|[^:\[\]]+)(?::(?P<port>.*))?")
 _BAD_IN_HOST = re.compile(r"[\s\x00-\x1f\x7f\\^`{}|<>\"%]")
-_SECRET = re.compile(r"(?<=://)[^/?#]*@|(?<=,)[^,/?#@]*@")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +155,26 @@ def split_option(url: str, name: str) -> tuple[str, str | None]:
 
 
 def without_secrets(url: str) -> str:
-    """Return `url` as it may be shown: user and password are replaced."""
-    return _SECRET.sub("***@", url)
+    """Return `url` as it may be shown: no user, password, nor value of an option.
+
+    More is hidden than need be, as a password that should have been percent-encoded may
+    hold any sign.
+    """
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "", url
+    _, at, place = rest.rpartition("@")
+    place, query, _ = place.partition("?")
+    return (
+        scheme + separator + ("***@" if at else "") + place + ("?***" if query else "")
+    )
 
 
 def _join(url: str | Sequence[str]) -> _Piece:
     """Read one or several URLs into one piece, or say where they disagree."""
     texts = [
         text
-        for one in ([url] if isinstance(url, str) else url)
+        for one in ([url] if _is_one(url) else url)
         for text in _NEXT_URL.split(_text(one))
     ]
     if not texts:
@@ -184,6 +201,11 @@ def _join(url: str | Sequence[str]) -> _Piece:
             if options.setdefault(key, value) != value:
                 raise _wrong(text, f"option {key!r} has two values")
     return _Piece(first.scheme, tuple(authorities), path, tuple(options.items()))
+
+
+def _is_one(url: object) -> bool:
+    """Tell one URL, or what is none, from a sequence of them."""
+    return isinstance(url, str | bytes) or not isinstance(url, Sequence)
 
 
 def _text(url: object) -> str:
