@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 __all__ = ["Crossing", "Merging"]
 
@@ -17,7 +17,7 @@ __all__ = ["Crossing", "Merging"]
 class Merging(Protocol):
     """Something that a later one of its kind can be added to."""
 
-    def add(self, later: object, /) -> None:
+    def add(self, later: Any, /) -> None:
         """Merge what was made after this one."""
 
 

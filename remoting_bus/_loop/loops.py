@@ -112,6 +112,11 @@ class Loop(ABC):
     def closed(self) -> bool:
         """It runs no more; may be asked from any thread."""
 
+    @property
+    @abstractmethod
+    def here(self) -> bool:
+        """It is the one that runs in this thread."""
+
 
 # -- asyncio --
 
@@ -184,6 +189,13 @@ class _AsyncioLoop(Loop):
     @property
     def closed(self) -> bool:
         return self._loop.is_closed()
+
+    @property
+    def here(self) -> bool:
+        try:
+            return asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            return False
 
 
 # -- trio --
@@ -278,6 +290,8 @@ class _TrioLoop(Loop):
                 with self._trio.CancelScope(deadline=self._next()):
                     await self._signal.wait()
                 self._run_due()
+                if self._callbacks:  # made meanwhile: for a later turn, after others
+                    await self._trio.lowlevel.checkpoint()
         finally:
             self._closed = True
 
@@ -296,7 +310,7 @@ class _TrioLoop(Loop):
         for callback in callbacks:
             try:
                 callback()
-            except Exception:  # noqa: BLE001 - as asyncio does with a callback
+            except Exception:
                 _logger.exception("a callback of the loop failed")
 
     def post(self, callback: Callable[[], None]) -> bool:
@@ -319,6 +333,11 @@ class _TrioLoop(Loop):
         if not self._closed:
             self._closed = not self.post(_nothing)
         return self._closed
+
+    @property
+    def here(self) -> bool:
+        lowlevel = self._trio.lowlevel
+        return lowlevel.in_trio_run() and (lowlevel.current_trio_token() is self._token)
 
 
 def _nothing() -> None:

@@ -8,9 +8,7 @@ task of the loop that made them. They must not know what lives.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
@@ -62,7 +60,7 @@ class Tasks:
     def start_soon(
         self,
         function: Callable[[Unpack[A]], Awaitable[Any]],
-        *args: Unpack[A],
+        *args: *A,
         name: str | None = None,
     ) -> None:
         """Start a task that is cancelled when the life ends.
@@ -113,7 +111,7 @@ class Tasks:
                     entered(value)
                     await self._stop.wait()
                 group.cancel_scope.cancel()
-        except BaseException as error:  # noqa: BLE001 - the supervisor
+        except BaseException as error:
             if self.error is None:
                 self.error = _single(error)
             if isinstance(error, KeyboardInterrupt | SystemExit):

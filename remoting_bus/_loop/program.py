@@ -22,7 +22,7 @@ R = TypeVar("R")
 A = TypeVarTuple("A")
 
 
-def run(main: Callable[[Unpack[A]], Awaitable[R]], *args: Unpack[A]) -> R:
+def run(main: Callable[[Unpack[A]], Awaitable[R]], *args: *A) -> R:
     """Run an async main to its end, on uvloop where it is installed.
 
     SIGINT and SIGTERM cancel `main`, which may clean up; the same signal again ends the
@@ -40,9 +40,7 @@ def run(main: Callable[[Unpack[A]], Awaitable[R]], *args: Unpack[A]) -> R:
     return anyio.run(_guarded, main, args, backend="asyncio", backend_options=options)
 
 
-async def _guarded(
-    main: Callable[[Unpack[A]], Awaitable[R]], args: tuple[Unpack[A]]
-) -> R:
+async def _guarded(main: Callable[[Unpack[A]], Awaitable[R]], args: tuple[*A]) -> R:
     if threading.current_thread() is not threading.main_thread():
         return await main(*args)  # only the main thread may handle signals
     came: list[signal.Signals] = []

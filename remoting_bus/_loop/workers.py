@@ -36,6 +36,10 @@ _IDLE = 10.0
 
 R = TypeVar("R")
 
+_local: Any = anyio.from_thread.threadlocals  # type: ignore[attr-defined]
+"""Where `anyio.from_thread` looks for the loop of a worker thread, and for its scope. Not
+a public name of anyio's: a test says when it has moved."""
+
 
 class Job(Generic[R]):
     """A function that was handed to the threads.
@@ -134,6 +138,7 @@ class WorkerThreads:
         """Hand over a function; it runs as soon as a thread is free.
 
         Args:
+            function: Takes no arguments; bind them.
             context: What it runs in; a copy of the present one if None.
             scope: What `anyio.from_thread.check_cancelled` looks at inside.
         """
@@ -185,7 +190,7 @@ class WorkerThreads:
         )
 
     def _own(self) -> None:
-        anyio.from_thread.threadlocals.current_token = self._token
+        _local.current_token = self._token
         self._serve()
 
     def _serve(self) -> None:
@@ -228,14 +233,13 @@ class WorkerThreads:
     def _run(self, job: Job[Any]) -> None:
         job.started = True
         if not job.withdrawn:
-            local = anyio.from_thread.threadlocals
-            local.current_cancel_scope = job.scope
+            _local.current_cancel_scope = job.scope
             try:
                 job.value = job.context.run(job.function)
             except BaseException as error:  # noqa: BLE001 - it is the job's result
                 job.error = error
             finally:
-                del local.current_cancel_scope
+                del _local.current_cancel_scope
         self._ended.append(job)
         if not self._telling:
             self._telling = True

@@ -1,0 +1,208 @@
+"""The tasks that run calls: a leader takes the next one, a follower takes its place.
+
+`start_soon` per call costs four times what the whole layer may (speed.md, 1). So one
+woken worker drains the queue; before it starts a call while more wait it wakes, or
+starts, one other. A call that waits for something holds nobody up, each runs in a real
+task, and the number of tasks is the limit. Each call has its own view of context
+variables. It must not know what a call does.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any, Generic, Protocol, TypeVar
+
+import anyio
+
+from remoting_bus._loop import Signal, Tasks
+from remoting_bus.protocol.calls import IncomingCall, RefusalCode
+
+__all__ = ["Answers", "Pool"]
+
+_TURN = 32
+"""Calls that a worker runs before it lets others run, where none of them waited."""
+
+_KEPT = 8
+"""Idle workers kept; further ones end. A burst does not pin its memory for ever."""
+
+_logger = logging.getLogger("remoting_bus")
+
+
+class Answers(Protocol):
+    """Where a call came from, and what the pool itself answers there."""
+
+    def refused(self, call: IncomingCall, code: RefusalCode, message: str) -> None:
+        """Answer that it did not run."""
+
+    def cancelled_done(
+        self, call: IncomingCall, *, ran: bool, message: str = ""
+    ) -> None:
+        """Answer that it was stopped."""
+
+
+L = TypeVar("L", bound=Answers)
+
+
+class Pool(Generic[L]):
+    """Runs calls, so many at once, and keeps so many waiting.
+
+    Args:
+        tasks: Who owns the workers.
+        serve: Runs one call and answers it. When the call is cancelled, so is the
+            scope round this. What it leaves unanswered is answered "stopped".
+        workers: Calls in execution at once.
+        waiting: Calls that wait for a worker; past it they are refused as overloaded.
+    """
+
+    def __init__(
+        self,
+        tasks: Tasks,
+        serve: Callable[[L, IncomingCall], Awaitable[None]],
+        *,
+        workers: int,
+        waiting: int,
+    ) -> None:
+        self._tasks = tasks
+        self._serve = serve
+        self._limit = workers
+        self._waiting = waiting
+        self._queue: deque[tuple[L, IncomingCall]] = deque()  # `waiting` bounds it
+        self._idle: list[Signal] = []
+        self._coming = False  # a worker was woken and has not looked yet
+        self._context = contextvars.copy_context()
+        self._at_rest: anyio.Event | None = None
+        self.workers = 0
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a worker."""
+        return len(self._queue)
+
+    async def wait_idle(self) -> None:
+        """Wait until no call runs or waits."""
+        while self.running or self._queue:
+            if self._at_rest is None:
+                self._at_rest = anyio.Event()
+            await self._at_rest.wait()
+
+    def submit(self, link: L, call: IncomingCall) -> None:
+        """Run `call` as soon as a worker is free, or refuse it."""
+        if len(self._queue) >= self._waiting and self.running >= self._limit:
+            link.refused(
+                call,
+                RefusalCode.OVERLOADED,
+                f"{self.running} calls run and {len(self._queue)} wait; the limits are "
+                f"workers={self._limit} and waiting={self._waiting}",
+            )
+            return
+        item = (link, call)
+        call.on_cancel = lambda: self._withdraw(item)
+        self._queue.append(item)
+        self._call_worker()
+
+    def _withdraw(self, item: tuple[L, IncomingCall]) -> None:
+        """It was cancelled while it waited."""
+        link, call = item
+        try:
+            self._queue.remove(item)
+        except ValueError:
+            return
+        link.cancelled_done(call, ran=False, message="it was never started")
+
+    def _call_worker(self) -> None:
+        if self._coming:
+            return
+        if self._idle:
+            self._coming = True
+            self._idle.pop().set()
+        elif self.workers < self._limit:
+            self._coming = True
+            self.workers += 1
+            self._tasks.start_soon(self._work, name="call worker")
+
+    async def _work(self) -> None:
+        loop = self._tasks.loop
+        signal = loop.signal()
+        try:
+            while True:
+                with anyio.CancelScope() as scope:
+                    await self._drain(scope)
+                if scope.cancel_called or self._queue:
+                    continue
+                if len(self._idle) >= _KEPT:
+                    return
+                self._idle.append(signal)
+                await signal.wait()
+        finally:
+            self.workers -= 1
+
+    async def _drain(self, scope: anyio.CancelScope) -> None:
+        """Run calls until none waits, or one was cancelled: `scope` is spent then."""
+        queue = self._queue
+        ran = 0
+        self._coming = False
+        while queue:
+            item = queue.popleft()
+            if queue:
+                self._call_worker()
+            await self._run(scope, item)
+            if scope.cancel_called:
+                return
+            ran += 1
+            if ran % _TURN == 0:
+                await self._tasks.loop.turn()
+
+    async def _run(
+        self, scope: anyio.CancelScope, item: tuple[L, IncomingCall]
+    ) -> None:
+        link, call = item
+        call.started = True
+        call.on_cancel = scope.cancel
+        self.running += 1
+        try:
+            await _with_context(self._context.copy(), self._serve(link, call))
+        except Exception as error:
+            _logger.exception("serving the call of %r failed", call.name)
+            link.cancelled_done(
+                call, ran=True, message=f"serving it failed: {type(error).__name__}"
+            )
+        finally:
+            self.running -= 1
+            if self._at_rest is not None and not (self.running or self._queue):
+                self._at_rest.set()
+                self._at_rest = None
+            call.on_cancel = None
+            if not call.ended:
+                link.cancelled_done(call, ran=True, message="it was stopped")
+
+
+def _with_context(
+    context: contextvars.Context, what: Awaitable[None]
+) -> Awaitable[None]:
+    if isinstance(what, Coroutine):
+        return _steps(context, what)
+    return what
+
+
+@types.coroutine
+def _steps(
+    context: contextvars.Context, coroutine: Coroutine[Any, Any, None]
+) -> Generator[Any, Any, None]:
+    """Run each step of a coroutine in `context`, inside the present task."""
+    step: Callable[..., Any] = coroutine.send
+    argument: Any = None
+    while True:
+        try:
+            waits_for = context.run(step, argument)
+        except StopIteration:
+            return
+        try:
+            argument = yield waits_for
+            step = coroutine.send
+        except BaseException as error:  # noqa: BLE001 - thrown in where it belongs
+            step, argument = coroutine.throw, error
