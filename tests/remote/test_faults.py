@@ -11,7 +11,7 @@ import pytest
 from remoting_bus._remote import faults
 from remoting_bus._remote.faults import encode_error, encode_unsendable, rebuild
 from remoting_bus.errors import CallRefused, RemoteError
-from remoting_bus.protocol.codec import decode
+from remoting_bus.protocol.codec import EncodeError, decode
 
 runs: list[str] = []
 
@@ -51,7 +51,7 @@ def function() -> None: ...
 def raised(make: Callable[[], BaseException]) -> BaseException:
     try:
         raise make()
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - given back
         return error
 
 
@@ -111,7 +111,7 @@ def test_in_a_call_by_name_only_builtins_arrive_as_themselves() -> None:
 @pytest.mark.parametrize(
     "error",
     [
-        faults.EncodeError("p", "r"),
+        EncodeError("p", "r"),
         RemoteError("x"),
         SystemExit(3),
         KeyboardInterrupt(),
@@ -215,10 +215,9 @@ def test_a_recursion_is_told() -> None:
     def deep() -> None:
         deep()
 
-    try:
+    with pytest.raises(RecursionError) as caught:
         deep()
-    except RecursionError as error:
-        made = rebuild(decode(encode_error(error)), peer="p")
+    made = rebuild(decode(encode_error(caught.value)), peer="p")
     assert type(made) is RecursionError
 
 

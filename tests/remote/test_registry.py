@@ -163,12 +163,13 @@ def test_a_module_gives_all_that_it_marks() -> None:
 
 
 def test_a_module_that_marks_nothing_is_a_mistake() -> None:
-    with pytest.raises(ValueError, match="put @rb.command"):
+    with pytest.raises(ValueError, match=r"put @rb\.command"):
         Registry().add(types.ModuleType("empty"))
 
 
 def test_functions_by_name() -> None:
     registry = Registry()
-    registry.add_all({"a": sync, "b": asynchronous})
+    commands: dict[str, Callable[..., Any]] = {"a": sync, "b": asynchronous}
+    registry.add_all(commands)
     assert set(registry) == {"a", "b"}
     assert len(registry) == 2
