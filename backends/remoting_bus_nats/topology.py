@@ -2,8 +2,10 @@
 
 `core`: a message goes to the subject `rb.{namespace}.{to}.{lane}.{from}` and whoever
 reads there subscribes to it with any sender. `jetstream`: the same subjects, and a stream
-per peer, its mailbox, that takes them up; a push consumer per lane hands them on to a
-fixed subject, so that every reader of the address gets its own copy.
+per namespace that takes them up; in it a push consumer per peer and lane, its mailbox,
+hands them on to a fixed subject, so that every reader of the address gets a copy. (A
+stream per peer was tried: the server sets its bytes aside at once, used or not, and
+streams of names that never return stay.)
 
 A server can enforce who writes as whom: allow a peer `a` to publish to `rb.ns.*.*.a`
 and to subscribe to `rb.ns.a.>` (and `rbm.ns.a.>` with mailboxes). `names` allows nothing
@@ -18,10 +20,11 @@ __all__ = [
     "LANE_TOKENS",
     "mail_subject",
     "mailbox_name",
-    "mailbox_subjects",
     "publish_subject",
     "read_pattern",
     "route_of",
+    "stream_name",
+    "stream_subjects",
 ]
 
 LANE_TOKENS = {
@@ -54,21 +57,25 @@ def read_pattern(route: str) -> str:
 def mail_subject(route: str) -> str:
     """Where a mailbox hands on what it keeps for a route.
 
-    Outside `rb.`, or the mailbox would take up again what it hands on.
+    Outside `rb.`, or the stream would take up again what it hands on.
     """
     return f"rbm.{route.removeprefix('rb.')}"
 
 
+def stream_name(route: str) -> str:
+    """The stream that keeps a namespace's messages."""
+    return f"rb={route.split('.')[1]}"
+
+
+def stream_subjects(route: str) -> list[str]:
+    """What the stream takes up: every peer, lane and sender of the namespace."""
+    return [f"rb.{route.split('.')[1]}.*.*.*"]
+
+
 def mailbox_name(route: str) -> str:
-    """The stream that keeps a route's messages: one per peer, all its lanes.
+    """The consumer that hands on what a peer gets on a lane.
 
-    '=' cannot stand in a name, so two peers never share a mailbox.
+    '=' cannot stand in a name, so two routes never share a mailbox.
     """
-    _, namespace, name, _ = route.split(".")
-    return f"rb={namespace}={name}"
-
-
-def mailbox_subjects(route: str) -> list[str]:
-    """What the mailbox takes up: every lane and every sender of one peer."""
-    _, namespace, name, _ = route.split(".")
-    return [f"rb.{namespace}.{name}.*.*"]
+    _, _, name, lane = route.split(".")
+    return f"{name}={lane}"

@@ -16,7 +16,7 @@ from remoting_bus_nats.server import find_server
 
 from .base import LocalBroker, Node, free_ports
 
-__all__ = ["LocalNats"]
+__all__ = ["LocalNats", "find_server"]
 
 HTTP_LIMIT = 1.0
 """Seconds for an answer of the server's monitoring."""
