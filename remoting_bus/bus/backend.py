@@ -118,7 +118,8 @@ class Bus(ABC):
         """Publish without waiting, or do nothing and return False.
 
         False means that `publish` would have to wait, for room or for the link. A driver
-        that cannot publish without waiting always returns False.
+        that cannot publish without waiting always returns False, for a body too large,
+        too: `publish` tells the limit then.
 
         Raises:
             LimitExceeded: The body is too large. Nothing was sent.
