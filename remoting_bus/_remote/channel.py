@@ -7,13 +7,11 @@ not know how a session comes to be; its node does.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.abc
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from anyio.streams.stapled import StapledByteStream
 
 from remoting_bus._loop import clock
@@ -37,24 +35,39 @@ __all__ = ["Channel"]
 
 _OPEN_STREAM = "rb:stream"
 
+_Named = tuple[str, anyio.abc.ByteStream]
+
+_USABLE = (Phase.OPEN, Phase.SUSPENDED)
+
 _MAX_WAITING = 100
 """Streams that a peer opened and nobody has taken; its next `open_stream` waits."""
 
 
-@dataclass(frozen=True, slots=True)
 class _Incoming:
     """Streams that the peer opened, until the program takes them."""
 
-    send: MemoryObjectSendStream[tuple[str, anyio.abc.ByteStream]]
-    receive: MemoryObjectReceiveStream[tuple[str, anyio.abc.ByteStream]]
+    def __init__(self) -> None:
+        self._send, self._receive = anyio.create_memory_object_stream[_Named](
+            _MAX_WAITING
+        )
 
-    async def take(self, name: str, reader: ReceiveStream, writer: SendStream) -> None:
-        """Answer the peer's `open_stream` once there is room for its stream."""
-        await self.send.send((name, StapledByteStream(writer, reader)))
-        current().keep_streams()
+    async def put(self, stream: _Named) -> None:
+        """Add a stream, waiting for room."""
+        await self._send.send(stream)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> _Named:
+        try:
+            return await self._receive.receive()
+        except (anyio.EndOfStream, anyio.ClosedResourceError):
+            raise StopAsyncIteration from None
 
     def close(self) -> None:
-        self.send.close()
+        """End the iterations."""
+        self._send.close()
+        self._receive.close()
 
 
 class Channel(Caller):
@@ -84,12 +97,8 @@ class Channel(Caller):
         self.peer = check_name(peer, "peer name")
         registry = Registry()
         registry.add_all(commands)
-        self._incoming = _Incoming(
-            *anyio.create_memory_object_stream[tuple[str, anyio.abc.ByteStream]](
-                _MAX_WAITING
-            )
-        )
-        registry.add(self._incoming.take, _OPEN_STREAM, offer="streams")
+        self._incoming: _Incoming | None = None
+        registry.add(self._take_stream, _OPEN_STREAM, offer="streams")
         self._node = Node(
             bus,
             self.local,
@@ -97,7 +106,6 @@ class Channel(Caller):
             info={"role": "channel"},
             serve=Dispatcher(registry, {"commands", "streams"}).serve,
         )
-        self._open = False
 
     def __repr__(self) -> str:
         return f"<Channel {self.local} to {self.peer}>"
@@ -105,7 +113,7 @@ class Channel(Caller):
     async def __aenter__(self) -> Self:
         """Begin to listen at `local`."""
         await self._node.__aenter__()
-        self._open = True
+        self._incoming = _Incoming()
         return self
 
     async def __aexit__(
@@ -115,17 +123,29 @@ class Channel(Caller):
         traceback: TracebackType | None,
     ) -> None:
         """Say goodbye. Calls under way end with CallCancelled at both sides."""
-        self._open = False
-        self._incoming.close()
+        incoming, self._incoming = self._incoming, None
+        if incoming is not None:
+            incoming.close()
         await self._node.__aexit__(exc_type, exc, traceback)
 
     async def _link(self, deadline: float | None) -> Link:
         link = self._node.links.get(self.peer)
-        if link is not None and link.phase is not Phase.OVER:
+        if link is not None and link.phase in _USABLE:
             return link
-        if not self._open:
-            raise ChannelClosed(f"{self!r} is not open: use it inside `async with`")
+        self._entered()
         return await self._node.connect(self.peer, timeout=_left(deadline))
+
+    def _entered(self) -> _Incoming:
+        if self._incoming is None:
+            raise ChannelClosed(f"{self!r} is not open: use it inside `async with`")
+        return self._incoming
+
+    async def _take_stream(
+        self, name: str, reader: ReceiveStream, writer: SendStream
+    ) -> None:
+        """Answer the peer's `open_stream` once there is room for its stream."""
+        await self._entered().put((name, StapledByteStream(writer, reader)))
+        current().keep_streams()
 
     async def open_stream(self, name: str) -> anyio.abc.ByteStream:
         """Open a stream of bytes in both directions; the peer gets it by name.
@@ -137,12 +157,12 @@ class Channel(Caller):
         await self.call(_OPEN_STREAM, name, their_inlet, outlet)
         return StapledByteStream(SendStream(their_outlet), ReceiveStream(inlet))
 
-    def incoming_streams(self) -> AsyncIterator[tuple[str, anyio.abc.ByteStream]]:
+    def incoming_streams(self) -> AsyncIterator[_Named]:
         """Iterate over the streams that the peer opens, with their names.
 
         Each is given once, also where several tasks iterate.
         """
-        return self._incoming.receive
+        return self._entered()
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and sizes of the session: frames, bytes, repeats, round trip."""
