@@ -46,15 +46,26 @@ class Link:
     """A session with a peer. Made by `Node`.
 
     Attributes:
+        by_us: This side's hello opened it.
         node: Where it belongs.
         session: The state.
     """
 
-    __slots__ = ("_changed", "_line", "_loop", "entry", "node", "session", "waiters")
+    __slots__ = (
+        "_changed",
+        "_line",
+        "_loop",
+        "by_us",
+        "entry",
+        "node",
+        "session",
+        "waiters",
+    )
 
     def __init__(self, node: Node, session: Session, key: bytes) -> None:
         self.node = node
         self.session = session
+        self.by_us = False
         self._line = node.pair.line
         self._loop = node.loop
         self._changed: anyio.Event | None = None

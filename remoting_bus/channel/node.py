@@ -371,7 +371,7 @@ class Node:
         """The endpoint may have changed sessions that are opening or closing."""
         for event in self.take_endpoint_events():
             if isinstance(event, Accepted):
-                self._accepted(event.session)
+                self._accepted(event.session, event.by_us)
             elif isinstance(event, FencedOut):
                 self.fenced = event
                 _logger.warning("%s: %s has taken this name", self.name, event.by)
@@ -392,10 +392,11 @@ class Node:
         self.endpoint.events = []
         return events
 
-    def _accepted(self, session: Session) -> None:
+    def _accepted(self, session: Session, by_us: bool) -> None:
         """A session is open: envelopes of its id go to it from now on."""
         old = self.links.get(session.peer)
         link = self._link_of(session)
+        link.by_us = by_us
         self.links[session.peer] = link
         self.pair.line.rename(link.entry, self._tag + session.id)
         self._port.routes[session.id] = link.entry

@@ -296,6 +296,12 @@ class Pair(Bus):
             lines["bulk"] = self._bulk.line.statistics()
         return lines
 
+    @property
+    def urls(self) -> list[str]:
+        """Where other programs find this bus: its URL, or what an own broker says."""
+        own: list[str] | None = getattr(self._bus, "urls", None)
+        return list(own) if own else [self._url]
+
     # -- as a plain bus --
 
     async def publish(
