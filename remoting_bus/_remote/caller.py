@@ -61,6 +61,8 @@ _DEFAULT = Options()
 class Caller(ABC):
     """Who can be called: the methods shared by `RemoteAgent` and `Channel`."""
 
+    __slots__ = ()  # a master holds a handle for each of its agents
+
     _options: Options = _DEFAULT
 
     @abstractmethod

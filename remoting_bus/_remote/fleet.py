@@ -19,7 +19,7 @@ OFFER = "fleet"
 """What a master offers: the two functions below."""
 
 SETTLE = "rb:fleet.settle"
-"""Called by an agent where a session with its new home was there already: it is at home."""
+"""Called by an agent at the master that it has chosen: it is at home there now."""
 
 TELL = "rb:fleet.tell"
 """Returns what the master knows of agents."""

@@ -354,12 +354,12 @@ def _box(msgspec: ModuleType, annotation: Any) -> type:
 
 
 def _hook(kind: type, value: Any) -> Any:
-    """Make what msgspec does not know; it is asked only if `value` is not one yet."""
+    """Make what msgspec does not know."""
     if issubclass(kind, pathlib.PurePath):
         if isinstance(value, str):
             return kind(value)
         raise ValueError(f"Expected a path (str), got {_kind(value)}")
-    if kind in _STREAMS and isinstance(value, Carried):
+    if kind in _STREAMS and isinstance(value, kind):
         return value
     raise ValueError(f"Expected {kind.__name__}, got {_kind(value)}")
 
