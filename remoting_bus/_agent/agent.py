@@ -30,7 +30,7 @@ from remoting_bus._remote.registry import Registry, command
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair
-from remoting_bus.errors import NameTaken
+from remoting_bus.errors import RemotingError
 
 from .home import Home
 
@@ -63,6 +63,10 @@ class Agent(Program):
             for ever.
         workers: Calls in execution at once.
         waiting: Calls that wait for a worker; past it they are refused as overloaded.
+        grace: Seconds that a peer may be silent, or the bus away, before it is lost; the
+            shorter of both sides' counts.
+        heartbeat: Seconds of silence after which a peer is asked; the longer counts. It
+            is suspended after four of them.
     """
 
     _kind: ClassVar[str] = "agent"
@@ -81,6 +85,8 @@ class Agent(Program):
         timeout: float | None = None,
         workers: int = 64,
         waiting: int = 1000,
+        grace: float = 300.0,
+        heartbeat: float = 5.0,
     ) -> None:
         bus, fleet = _place(url, join, namespace)
         super().__init__(bus, name=name, namespace=fleet, timeout=timeout)
@@ -93,11 +99,12 @@ class Agent(Program):
         self._offers = _check_offers(offers)
         self._workers = workers
         self._waiting = waiting
+        self._grace = grace
+        self._heartbeat = heartbeat
         self._registry = Registry()
         self._registry.add_all(commands)
         self._register_own()
         self._dispatcher = Dispatcher(self._registry, self._offers)
-        self._info: dict[str, Any] = {}
         self._home: Home | None = None
         self._joined: anyio.Event | None = None
         self._ended: anyio.Event | None = None
@@ -240,7 +247,7 @@ class Agent(Program):
             raise self._error
 
     def _make_node(self, pair: Pair) -> Node:
-        self._info = {
+        info = {
             ROLE: "agent",
             HOME: "",
             "labels": sorted(self._labels),
@@ -251,20 +258,21 @@ class Agent(Program):
             pair,
             self._name,
             namespace=self._namespace,
-            info=self._info,
+            info=info,
             serve=self._dispatcher.serve,
             workers=self._workers,
             waiting=self._waiting,
+            grace=self._grace,
+            heartbeat=self._heartbeat,
         )
 
     @asynccontextmanager
     async def _work(self, tasks: Tasks, node: Node) -> AsyncGenerator[None, None]:
         dice = random.Random()  # noqa: S311 - pauses, no secrets
-        home = Home(self._name, node, self._info, self._is_home, dice)
+        home = Home(self._name, node, self._is_home, dice)
         self._home = home
         node.watch_links(home.changed)
         tasks.start_soon(self._keep_home, home)
-        tasks.start_soon(self._watch_name, node)
         try:
             yield
         finally:
@@ -277,25 +285,8 @@ class Agent(Program):
     async def _keep_home(self, home: Home) -> None:
         try:
             await home.keep()
-        except NameTaken as error:
+        except RemotingError as error:
             self._end(error)
-
-    async def _watch_name(self, node: Node) -> None:
-        """Stop for good if our home tells that a newcomer has our name (law 14)."""
-        while True:
-            fenced = await node.wait_fenced()
-            if self._home is not None and fenced.peer == self._home.last:
-                by = _described(fenced.by)
-                self._end(
-                    NameTaken(
-                        f"agent {self._name!r} has stopped: another program has taken "
-                        f"its name at master {fenced.peer!r}: {by}. Give one of them "
-                        "another name; starting this one again would end the other",
-                        name=self._name,
-                        by=by,
-                    )
-                )
-                return
 
     def _end(self, error: Exception) -> None:
         if self._error is None:
@@ -349,13 +340,3 @@ def _check_offers(offers: Collection[str]) -> frozenset[str]:
             f"it can: {', '.join(sorted(OFFERS))}"
         )
     return frozenset(offers)
-
-
-def _described(info: dict[str, Any]) -> str:
-    """Return what a newcomer said of itself, as a person reads it."""
-    host, pid, version = (
-        str(info.get(k, "?"))[:255] for k in ("host", "pid", "version")
-    )
-    if not info:
-        return "a program that says nothing of itself"
-    return f"process {pid} on {host} (remoting-bus {version or '?'})"

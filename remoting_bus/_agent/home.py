@@ -22,7 +22,7 @@ from remoting_bus._loop import current_loop
 from remoting_bus._remote.fleet import HOME, SETTLE
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
-from remoting_bus.errors import CallError, CallRefused, ChannelBroken, NameTaken
+from remoting_bus.errors import CallRefused, NameTaken, RemotingError
 from remoting_bus.protocol.calls import OutcomeKind, OutgoingCall
 from remoting_bus.protocol.codec import encode
 from remoting_bus.protocol.terms import Phase, PhaseChanged
@@ -55,7 +55,6 @@ class Home:
     Args:
         name: The agent's.
         node: Its node.
-        info: What it says of itself in handshakes; the node's own, changed here.
         on_home: Called each time that a home was found.
         dice: For the pauses.
 
@@ -68,13 +67,13 @@ class Home:
         self,
         name: str,
         node: Node,
-        info: dict[str, Any],
         on_home: Callable[[Link], None],
         dice: random.Random,
     ) -> None:
         self._name = name
         self._node = node
-        self._info = info
+        # What it says of itself in each handshake from now on.
+        self._info = node.endpoint.settings.info
         self._on_home = on_home
         self._dice = dice
         self.last = ""
@@ -90,7 +89,8 @@ class Home:
         """Find a home, stay, find one again; for ever.
 
         Raises:
-            NameTaken: A master says that another program runs under our name.
+            NameTaken: Our home says that another program runs under our name (law 14).
+            ChannelBroken: The bus is gone for good.
         """
         pause = FIRST_PAUSE
         while True:
@@ -105,8 +105,21 @@ class Home:
             self._on_home(link)
             await self._stay(link)
             self.link = None
+            self._check_fenced(link)
             # All agents of a master that has gone notice within a moment.
             await anyio.sleep(self._dice.uniform(0.0, FIRST_PAUSE))
+
+    def _check_fenced(self, link: Link) -> None:
+        fenced = self._node.fenced
+        if link.phase is Phase.OVER and fenced is not None and fenced.peer == link.peer:
+            by = _described(fenced.by)
+            raise NameTaken(
+                f"agent {self._name!r} has stopped: another program has taken its name "
+                f"at master {link.peer!r}: {by}. Give one of them another name; starting "
+                "this one again would end the other",
+                name=self._name,
+                by=by,
+            )
 
     # -- finding --
 
@@ -125,12 +138,10 @@ class Home:
 
     async def _settle(self, master: str) -> Link | None:
         """Open the session with a master as our home, or say why not."""
-        before = self._node.links.get(master)
         self._info[HOME] = master
         try:
             link = await self._node.connect(master, timeout=SETTLE_TIMEOUT)
-            if link is before or not link.by_us:
-                await self._announce(link)
+            await self._announce(link)
         except CallRefused as refused:
             if refused_name(refused):
                 raise NameTaken(
@@ -138,7 +149,8 @@ class Home:
                     name=self._name,
                 ) from refused
             _logger.warning("agent %s: %s", self._name, refused)
-        except (CallError, ChannelBroken) as error:
+        except RemotingError as error:
+            self._node.pair.check()  # raises, if it is the bus that is gone for good
             _logger.info("agent %s: master %s: %s", self._name, master, error)
         else:
             return link
@@ -146,7 +158,7 @@ class Home:
         return None
 
     async def _announce(self, link: Link) -> None:
-        """Tell a master with which we had a session that it is our home now."""
+        """Tell a master that it is our home, so that it knows us when we say "joined"."""
         call = OutgoingCall(SETTLE, encode([[], {}]))
         with anyio.fail_after(SETTLE_TIMEOUT):
             link.start(call)
@@ -191,3 +203,13 @@ def _rank(agent: str, master: str) -> bytes:
 def refused_name(refused: CallRefused) -> bool:
     """Say whether a refused hello was refused because of our name."""
     return "in use" in str(refused) or "has taken the name" in str(refused)
+
+
+def _described(info: dict[str, Any]) -> str:
+    """Return what a newcomer said of itself, as a person reads it."""
+    if not info:
+        return "a program that says nothing of itself"
+    host, pid, version = (
+        str(info.get(key, "?"))[:255] for key in ("host", "pid", "version")
+    )
+    return f"process {pid} on {host} (remoting-bus {version or '?'})"

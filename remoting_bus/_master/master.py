@@ -22,7 +22,7 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, overload
 from remoting_bus._loop import Tasks, clock
 from remoting_bus._remote.context import current
 from remoting_bus._remote.dispatch import Dispatcher
-from remoting_bus._remote.fleet import HOME, OFFER, ROLE, SETTLE, TELL
+from remoting_bus._remote.fleet import OFFER, ROLE, SETTLE, TELL
 from remoting_bus._remote.join import JoinToken
 from remoting_bus._remote.program import (
     BusSource,
@@ -32,12 +32,10 @@ from remoting_bus._remote.program import (
 )
 from remoting_bus._remote.registry import Registry
 from remoting_bus._remote.shapes import BadValue, converter
-from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair
 from remoting_bus.errors import RemotingError
 from remoting_bus.names import Priority, check_name
-from remoting_bus.protocol.terms import PhaseChanged
 
 from .events import AgentEvent
 from .gather import Many, Results
@@ -73,6 +71,10 @@ class Master(Program):
             beside their master, says False.
         workers: Calls of peers in execution at once.
         waiting: Calls of peers that wait; past it they are refused as overloaded.
+        grace: Seconds that a peer may be silent, or the bus away, before it is lost; the
+            shorter of both sides' counts.
+        heartbeat: Seconds of silence after which a peer is asked; the longer counts. It
+            is suspended after four of them.
     """
 
     _kind: ClassVar[str] = "master"
@@ -87,6 +89,8 @@ class Master(Program):
         adopt: bool = True,
         workers: int = 64,
         waiting: int = 1000,
+        grace: float = 300.0,
+        heartbeat: float = 5.0,
     ) -> None:
         super().__init__(
             EMBEDDED if url is None else url,
@@ -97,6 +101,8 @@ class Master(Program):
         self._adopt = adopt
         self._workers = workers
         self._waiting = waiting
+        self._grace = grace
+        self._heartbeat = heartbeat
         self._roster = self._new_roster()
         self._dispatcher = Dispatcher(self._commands(), {OFFER})
 
@@ -188,17 +194,6 @@ class Master(Program):
         return Many().gather(agents, function, *args, **kwargs)
 
     @property
-    def urls(self) -> list[str]:
-        """Where agents find the bus.
-
-        Raises:
-            ChannelClosed: The master is not running.
-        """
-        self._running()
-        assert self._pair is not None
-        return list(self._pair.urls)
-
-    @property
     def join_token(self) -> str:
         """The one line that an agent needs: addresses and namespace.
 
@@ -269,24 +264,20 @@ class Master(Program):
             serve=self._dispatcher.serve,
             workers=self._workers,
             waiting=self._waiting,
+            grace=self._grace,
+            heartbeat=self._heartbeat,
             answers_lookup=info if self._adopt else None,
         )
 
     @asynccontextmanager
     async def _work(self, tasks: Tasks, node: Node) -> AsyncGenerator[None, None]:
         self._roster = self._new_roster()
-        node.watch_links(self._changed)
+        node.watch_links(self._roster.changed)
         try:
             yield
         finally:
             # Watchers end before the sessions do: that we leave is no news of agents.
             self._roster.close()
-
-    def _changed(self, link: Link, change: PhaseChanged) -> None:
-        if change.kind == "open" and self._adopt and link.info.get(HOME) == self._name:
-            self._roster.joined(link)
-        else:
-            self._roster.changed(link, change)
 
 
 def _best(records: list[AgentRecord]) -> list[AgentRecord]:

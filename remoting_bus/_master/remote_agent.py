@@ -242,6 +242,6 @@ class RemoteAgent(Caller):
         listed = ", ".join(known[:_NAMED]) or "none"
         more = f" and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
         return (
-            f"no agent {self._name!r} answered within {max(0.0, waited):g} s; "
+            f"no agent {self._name!r} answered within {max(0.0, waited):.3g} s; "
             f"agents known here: {listed}{more}"
         )

@@ -8,9 +8,8 @@ the master's loop, fed by the node's changes of phase; no task and no timer per 
                           ▼                    ▼
                      left (goodbye)      lost (grace over, or a new process)
 
-An agent joins by naming this master as its home in the handshake, or by a call where a
-session was there before; one that joins again after it left or was lost is the same
-`RemoteAgent`. It must not know how a session is opened.
+An agent joins by a call that says so; one that joins again after it left or was lost is
+the same `RemoteAgent`. It must not know how a session is opened.
 """
 
 from __future__ import annotations
@@ -147,7 +146,7 @@ class Roster:
     # -- what happens --
 
     def joined(self, link: Link) -> None:
-        """An agent has named this master as its home."""
+        """An agent has made this master its home."""
         agent = self.agent(link.peer)
         if agent.home is link:
             return

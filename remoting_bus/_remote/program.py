@@ -157,6 +157,17 @@ class Program(ABC):
             raise ChannelClosed(f"{self!r} is not running: use it inside `async with`")
         return self._node
 
+    @property
+    def urls(self) -> list[str]:
+        """Where other programs find the bus.
+
+        Raises:
+            ChannelClosed: The program is not running.
+        """
+        self._running()
+        assert self._pair is not None
+        return list(self._pair.urls)
+
     def statistics(self) -> Mapping[str, Any]:
         """Return counts and sizes of every session, by the peer's name."""
         links = self._running().links

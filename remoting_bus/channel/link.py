@@ -46,7 +46,6 @@ class Link:
     """A session with a peer. Made by `Node`.
 
     Attributes:
-        by_us: This side's hello opened it.
         node: Where it belongs.
         session: The state.
     """
@@ -55,7 +54,6 @@ class Link:
         "_changed",
         "_line",
         "_loop",
-        "by_us",
         "entry",
         "node",
         "session",
@@ -65,7 +63,6 @@ class Link:
     def __init__(self, node: Node, session: Session, key: bytes) -> None:
         self.node = node
         self.session = session
-        self.by_us = False
         self._line = node.pair.line
         self._loop = node.loop
         self._changed: anyio.Event | None = None

@@ -215,7 +215,7 @@ class Node:
         """Say goodbye to all, and wait until they have heard it, or for six seconds."""
         links = list(self._of.values())
         for link in links:
-            link.close(f"{self.name!r} has left")
+            link.close("it was closed")
         with anyio.move_on_after(CLOSE_WAIT, shield=True):
             for link in links:
                 await link.wait_over()
@@ -371,7 +371,7 @@ class Node:
         """The endpoint may have changed sessions that are opening or closing."""
         for event in self.take_endpoint_events():
             if isinstance(event, Accepted):
-                self._accepted(event.session, event.by_us)
+                self._accepted(event.session)
             elif isinstance(event, FencedOut):
                 self.fenced = event
                 _logger.warning("%s: %s has taken this name", self.name, event.by)
@@ -392,11 +392,10 @@ class Node:
         self.endpoint.events = []
         return events
 
-    def _accepted(self, session: Session, by_us: bool) -> None:
+    def _accepted(self, session: Session) -> None:
         """A session is open: envelopes of its id go to it from now on."""
         old = self.links.get(session.peer)
         link = self._link_of(session)
-        link.by_us = by_us
         self.links[session.peer] = link
         self.pair.line.rename(link.entry, self._tag + session.id)
         self._port.routes[session.id] = link.entry
