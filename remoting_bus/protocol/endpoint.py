@@ -48,8 +48,9 @@ _HALF_OPEN_PER_NAME = 4
 _HALF_OPEN_AT_ALL = 10_000
 """Hellos answered and not yet proved: seconds, and how many (law 13)."""
 
-_FENCED_REMEMBERED = 10_000
-"""Incarnations that are never admitted again; the oldest are forgotten past it."""
+_REMEMBERED = 10_000
+"""Incarnations never admitted again, and sessions that ended; the oldest are forgotten
+past it."""
 
 _RATE = 200
 """Answers a second to envelopes of unknown sessions, and to lookups (law 15)."""
@@ -156,6 +157,7 @@ class Endpoint:
         self._opening: dict[str, _Opening] = {}
         self._half_open: dict[bytes, _HalfOpen] = {}
         self._fenced: OrderedDict[bytes, None] = OrderedDict()
+        self._ended: OrderedDict[bytes, None] = OrderedDict()
         self._contested: dict[str, bytes] = {}
         self._notices: dict[bytes, tuple[str, bytes, int, float]] = {}
         self._out: list[tuple[str, bytes]] = []
@@ -250,6 +252,9 @@ class Endpoint:
         half = self._half_open.get(header.session)
         if half is not None:
             session = half.session
+            if not session.proved_by(envelope):
+                self.dropped += 1  # of another handshake: a restart lies between
+                return
             self._become_current(session, half.greeting, now, by_us=False)
             session.receive(envelope, now)
             return
@@ -276,7 +281,7 @@ class Endpoint:
         if half is not None:
             self._out.append((hello.name, half.answer))  # the same hello again
             return
-        if session in self.sessions:
+        if session in self.sessions or session in self._ended:
             return  # proved long ago; a hello never touches an existing session
         known = self.sessions.get(hello.asks)
         if known is not None and known.peer == hello.name:
@@ -307,6 +312,7 @@ class Endpoint:
             floor=terms.version,
             version=terms.version,
         )
+        own.secure(self._secret(hello))
         answer = self._send(hello.name, EnvelopeKind.WELCOME, own.id, greeting)
         mine = [h for h in self._half_open.values() if h.session.peer == hello.name]
         if len(mine) >= _HALF_OPEN_PER_NAME:
@@ -368,9 +374,7 @@ class Endpoint:
         if opening is None or opening.session.id != session:
             return
         if welcome.knows:
-            known = self.sessions.get(opening.asks)
-            if known is not None and welcome.asks == opening.asks:
-                del self._opening[welcome.name]  # nothing is replaced; it resumes
+            self._take_known(opening, welcome, now)
             return
         if self._in_use(welcome.name, welcome.incarnation):
             return
@@ -384,7 +388,28 @@ class Endpoint:
                 now,
             )
             return
+        opening.session.secure(self._secret(welcome))
         self._become_current(opening.session, welcome, now, by_us=True)
+
+    def _secret(self, theirs: Greeting) -> bytes:
+        """Return what both sides of this handshake know, and no earlier process."""
+        return b"".join(sorted((self.settings.incarnation, theirs.incarnation)))
+
+    def _take_known(self, opening: _Opening, welcome: Greeting, now: float) -> None:
+        """The peer still has the session we asked for: nothing is replaced."""
+        if not opening.asks or welcome.asks != opening.asks:
+            return
+        known = self.sessions.get(opening.asks)
+        if (known is None or known.phase is Phase.OVER) and len(
+            opening.session.calling
+        ):
+            # It ended meanwhile, and calls wait for a new one: ask for that.
+            opening.asks = b""
+            opening.due = now
+            opening.session.renumber(self.settings.random(16))
+            return
+        cause = ChannelBroken(f"the session with {welcome.name!r} goes on")
+        self.abandon(opening.session, cause, now)
 
     def _take_refusal(self, session: bytes, refusal: Refusal, now: float) -> None:
         opening = self._opening.get(refusal.name)
@@ -436,9 +461,7 @@ class Endpoint:
         )
 
     def _fence(self, old: Session, theirs: Greeting, now: float) -> None:
-        self._fenced[old.peer_incarnation] = None
-        while len(self._fenced) > _FENCED_REMEMBERED:
-            self._fenced.popitem(last=False)
+        _remember(self._fenced, old.peer_incarnation)
         body = {"incarnation": theirs.incarnation, "info": theirs.info}
         envelope = self._send(old.peer, EnvelopeKind.FENCED, old.id, body)
         self._notices[old.id] = (old.peer, envelope, 3, now + 1.0)
@@ -554,18 +577,25 @@ class Endpoint:
                 continue
             del self._half_open[key]
             session = half.session
-            if len(session.calling) or session.peer in self._wanted():
+            if len(session.calling) and session.peer not in self._opening:
                 session.renumber(self.settings.random(16))
                 self._opening[session.peer] = _Opening(session, now)
             else:
                 self._lost_half(half, now)
 
-    def _wanted(self) -> set[str]:
-        return set(self._opening)
-
     def forget(self, session: Session) -> None:
-        """The shell is done with a session that is over."""
+        """The shell is done with a session that is over.
+
+        Its id is remembered, so that a late copy of its hello does not begin it anew.
+        """
+        _remember(self._ended, session.id)
         if self.sessions.get(session.id) is session:
             del self.sessions[session.id]
         if self.current.get(session.peer) is session:
             del self.current[session.peer]
+
+
+def _remember(table: OrderedDict[bytes, None], key: bytes) -> None:
+    table[key] = None
+    while len(table) > _REMEMBERED:
+        table.popitem(last=False)

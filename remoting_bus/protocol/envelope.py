@@ -140,20 +140,28 @@ class PlainSeal:
     """No secrecy: a checksum over header and body, against accidents only.
 
     Until sessions have keys the broker is trusted, which `SECURITY.md` says.
+
+    Args:
+        secret: What both sides know of their handshake; envelopes made under another
+            one do not open.
     """
 
-    __slots__ = ()
+    __slots__ = ("_start",)
+
+    def __init__(self, secret: bytes = b"") -> None:
+        self._start = zlib.crc32(secret)
 
     def seal(self, header: bytes, number: int, body: bytes) -> bytes:
         """Append the checksum."""
-        check = zlib.crc32(body, zlib.crc32(header))
+        check = zlib.crc32(body, zlib.crc32(header, self._start))
         return b"".join((header, body, check.to_bytes(4, "big")))
 
     def open(self, header: bytes, number: int, envelope: bytes) -> bytes:
         """Check and cut it off."""
         body = envelope[HEADER_BYTES:-4]
-        if len(envelope) < HEADER_BYTES + 4 or envelope[-4:] != zlib.crc32(
-            body, zlib.crc32(header)
-        ).to_bytes(4, "big"):
+        check = zlib.crc32(body, zlib.crc32(header, self._start))
+        if len(envelope) < HEADER_BYTES + 4 or envelope[-4:] != check.to_bytes(
+            4, "big"
+        ):
             raise SealBroken("the checksum does not fit")
         return body

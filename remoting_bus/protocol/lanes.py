@@ -108,7 +108,7 @@ class Lanes:
         self.dropped = 0
         self.heard_at: float | None = None
         self.sent_at: float | None = None
-        self._seal = seal
+        self.seal = seal
         self._lanes: dict[Lane, _LaneState] = {}
         self._echo = 0  # the newest session time of the peer, in microseconds
         self._echo_at = 0.0
@@ -166,7 +166,7 @@ class Lanes:
         own.counters.bytes_sent += len(body)
         self.sent_at = now
         header = pack_header(EnvelopeKind.SEALED, lane, self.session, number)
-        sealed = self._seal.seal(header, number, body)
+        sealed = self.seal.seal(header, number, body)
         return sealed + self._trailer if lane is Lane.CONTROL else sealed
 
     def _ack_due(self, now: float) -> bool:
@@ -195,7 +195,7 @@ class Lanes:
         if header.lane is Lane.CONTROL:
             envelope = cut_trailer(envelope)
         try:
-            body = self._seal.open(envelope[:HEADER_BYTES], header.number, envelope)
+            body = self.seal.open(envelope[:HEADER_BYTES], header.number, envelope)
             items = decode(body)
         except (SealBroken, DecodeError):
             self.dropped += 1
@@ -232,6 +232,19 @@ class Lanes:
             if own.receiver.ahead_bytes > MAX_AHEAD_BYTES:
                 raise ValueError("more came too early than a window holds")
         return Opened(header.lane, state, released, news)
+
+    def opens(self, envelope: bytes) -> bool:
+        """Tell whether an envelope was sealed for this session; nothing changes."""
+        header = read_header(envelope)
+        if header is None:
+            return False
+        if header.lane is Lane.CONTROL:
+            envelope = cut_trailer(envelope)
+        try:
+            self.seal.open(envelope[:HEADER_BYTES], header.number, envelope)
+        except SealBroken:
+            return False
+        return True
 
     # -- time --
 

@@ -117,6 +117,7 @@ class Session:
         self._reports: dict[int, bytes] = {}
         self._state: dict[int, Any] | None = None
         self._link_up = True
+        self._secret = b""
         self._started_at = 0.0
         self._pardon = 0.0
         self._ticked_at = 0.0
@@ -150,10 +151,19 @@ class Session:
         self.peer_info = info
         self.peer_incarnation = incarnation
         self._pardon = self._ticked_at = self._started_at = now
-        self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms))
+        self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms, self._secret))
         self._change(Phase.OPEN, "open")
         # The answerer waits for a first sealed envelope; it also compares the clocks.
         self.ask()
+
+    def secure(self, secret: bytes) -> None:
+        """Seal with what the handshake gave; before the first envelope."""
+        self._secret = secret
+        self._lanes.seal = PlainSeal(secret)
+
+    def proved_by(self, envelope: bytes) -> bool:
+        """Tell whether only the peer of this handshake can have made an envelope."""
+        return self._lanes.opens(envelope)
 
     def renumber(self, session: bytes) -> None:
         """Take the id of the peer's hello, where hellos crossed; nothing was sent."""

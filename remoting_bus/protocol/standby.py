@@ -80,7 +80,7 @@ class Standby:
 
     def __init__(self, opening: Opening, seal: Seal | None = None) -> None:
         self._opening = opening
-        self._seal = seal or PlainSeal()
+        self._seal = seal or PlainSeal(opening.secret)
         self.freight: Freight | None = None
         self.events: list[Introduced] = []
         self.over = False

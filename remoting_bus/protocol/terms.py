@@ -120,7 +120,8 @@ class Opening:
     Attributes:
         session: Its id.
         peer: Its name, to which envelopes go.
-        secret: What seals are made from; empty until sessions have keys.
+        secret: What seals are made from: the handshake's incarnations, until it has
+            keys.
     """
 
     session: bytes
