@@ -74,7 +74,7 @@ def error_of(outcome: Outcome, target: Target, peer: str) -> Exception:
     called = f"{target.name} on {peer!r}"
     match outcome.kind:
         case OutcomeKind.RAISED:
-            return rebuild(outcome.value, peer=peer, function=target.function)
+            return rebuild(outcome.value, peer=peer, module=target.module)
         case OutcomeKind.CANCELLED:
             if isinstance(outcome.cause, ChannelClosed):
                 return ChannelClosed(f"{called}: {message}")

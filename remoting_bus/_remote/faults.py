@@ -159,20 +159,20 @@ def _is_ours(frame: types.TracebackType) -> bool:
 # -- in --
 
 
-def rebuild(described: Any, *, peer: str, function: object = None) -> Exception:
+def rebuild(described: Any, *, peer: str, module: str | None = None) -> Exception:
     """Make the exception that a peer described.
 
     Args:
         described: What `encode_error` made there, decoded.
         peer: Who raised it, for the note.
-        function: What was called; None in a call by name. Exceptions that its module
-            defines arrive as themselves.
+        module: Where the function that was called is defined; exceptions defined there
+            arrive as themselves. None in a call by name.
     """
     if not isinstance(described, dict):
         described = {"message": "the peer described no error"}
     if described.get("type") == _UNSENDABLE:
         return CallRefused(_string(described, "message"))
-    error = _make(described, _module_of(function), 0)
+    error = _make(described, sys.modules.get(module or ""), 0)
     notes = described.get("notes")
     if isinstance(notes, list):
         for note in notes[:MAX_NOTES]:
@@ -186,11 +186,6 @@ def rebuild(described: Any, *, peer: str, function: object = None) -> Exception:
 def _string(described: dict[str, Any], key: str) -> str:
     value = described.get(key, "")
     return value if isinstance(value, str) else repr(value)
-
-
-def _module_of(function: object) -> types.ModuleType | None:
-    name = getattr(function, "__module__", None)
-    return sys.modules.get(name) if isinstance(name, str) else None
 
 
 def _make(

@@ -26,6 +26,9 @@ __all__ = ["as_stream", "encode_arguments", "encode_value", "insert_streams"]
 
 _NO_NAMES = encode({})
 
+_HEADS = tuple(array([b"", b""]) + array([b""] * count) for count in range(16))
+"""What `[[…], {…}]` begins with, for so many arguments: made once, not for each call."""
+
 
 def encode_arguments(
     args: Sequence[Any],
@@ -50,16 +53,21 @@ def encode_arguments(
     encoded: list[bytes] = []
     for value in args:
         try:
-            encoded.append(encode_value(value, ends))
+            encoded.append(
+                encode(value) if type(value) in AS_IT_IS else encode_value(value, ends)
+            )
         except EncodeError as error:
             at = len(encoded)
             name = names[at] if at < len(names) else f"args[{at}]"
             raise EncodeError(name + error.path, error.reason) from None
-    whole = [array(encoded), _encode_named(kwargs, ends) if kwargs else _NO_NAMES]
+    named = _encode_named(kwargs, ends) if kwargs else _NO_NAMES
     if items is not None:
         ends.append(items)
-        whole.append(encode(StreamMark(len(ends) - 1)))
-    return array(whole)
+        mark = encode(StreamMark(len(ends) - 1))
+        return array([array(encoded), named, mark])
+    if len(encoded) < len(_HEADS):
+        return _HEADS[len(encoded)] + b"".join(encoded) + named
+    return array([array(encoded), named])
 
 
 def _encode_named(kwargs: Mapping[str, Any], ends: list[StreamEnd]) -> bytes:

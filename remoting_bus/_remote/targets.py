@@ -23,29 +23,28 @@ class Target:
 
     Attributes:
         name: What it is called on the wire.
-        function: The object that was passed; None in a call by name.
+        module: Where the function that was passed is defined; None in a call by name.
         result: Converts the result, or an item of a generator.
         names: What its positional parameters are called, as far as known.
     """
 
-    __slots__ = ("__weakref__", "function", "name", "names", "result")
+    __slots__ = ("module", "name", "names", "result")
 
     def __init__(
         self,
         name: str,
-        function: Callable[..., Any] | None = None,
+        module: str | None = None,
         result: Converter | None = None,
         names: tuple[str, ...] = (),
     ) -> None:
         self.name = name
-        self.function = function
+        self.module = module
         self.result = result
         self.names = names
 
 
-_known: WeakKeyDictionary[Any, tuple[str, Converter | None, tuple[str, ...]]] = (
-    WeakKeyDictionary()
-)
+_known: WeakKeyDictionary[Any, Target] = WeakKeyDictionary()
+"""Bounded by the functions that the program has."""
 
 
 def target_of(function: Any) -> Target:
@@ -60,18 +59,15 @@ def target_of(function: Any) -> Target:
     try:
         known = _known.get(function)
     except TypeError:  # unhashable, or takes no weak references
-        return Target(*_work_out(function))
-    if known is not None:
-        return Target(known[0], function, known[1], known[2])
-    name, function, result, names = _work_out(function)
-    with suppress(TypeError):
-        _known[function] = (name, result, names)
-    return Target(name, function, result, names)
+        return _work_out(function)
+    if known is None:
+        known = _work_out(function)
+        with suppress(TypeError):
+            _known[function] = known
+    return known
 
 
-def _work_out(
-    function: Callable[..., Any],
-) -> tuple[str, Callable[..., Any], Converter | None, tuple[str, ...]]:
+def _work_out(function: Callable[..., Any]) -> Target:
     name = name_of(function)
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -84,7 +80,8 @@ def _work_out(
         result = converter(annotation)
     except TypeError as error:
         raise TypeError(f"{name}, the result: {error}") from None
-    return name, function, result, _names(function)
+    module = getattr(function, "__module__", None)
+    return Target(name, module, result, _names(function))
 
 
 def _names(function: Callable[..., Any]) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def raised(make: Callable[[], BaseException]) -> BaseException:
 
 def there_and_back(error: BaseException, *, by_name: bool = False) -> Exception:
     described = decode(encode_error(raised(lambda: error)))
-    return rebuild(described, peer="web-1", function=None if by_name else function)
+    return rebuild(described, peer="web-1", module=None if by_name else __name__)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_everything_is_bounded() -> None:
         error.add_note("z" * 100_000)
     data = encode_error(raised(lambda: error))
     assert len(data) < 1_000_000
-    made = rebuild(decode(data), peer="p", function=function)
+    made = rebuild(decode(data), peer="p", module=__name__)
     assert type(made) is RemoteError
     assert "characters left out" in made.traceback
 
@@ -244,7 +244,7 @@ def test_a_recursion_is_told() -> None:
     ids=repr,
 )
 def test_whatever_a_peer_describes_becomes_some_error(described: Any) -> None:
-    made = rebuild(described, peer="p", function=function)
+    made = rebuild(described, peer="p", module=__name__)
     assert isinstance(made, RemoteError)
 
 

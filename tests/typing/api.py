@@ -5,11 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, assert_type, overload
 
 import anyio
 import anyio.abc
-from typing_extensions import assert_type
 
 import remoting_bus as rb
 
@@ -71,7 +70,7 @@ def either(value: int | str) -> int | str:
     return value
 
 
-async def names_of_ours(self: int, function: str, key: bytes, timeout: float) -> int:
+def names_of_ours(self: int, function: str, key: bytes, timeout: float) -> int:
     return self
 
 
