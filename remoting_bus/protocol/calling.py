@@ -74,6 +74,7 @@ class Calling:
         return len(self._entries) + len(self.pulled)
 
     def start(self, call: OutgoingCall, now: float) -> None:
+        """Queue a call, or end it at once where its deadline is over."""
         session = self._session
         limit = session.terms.max_message
         if len(call.args) > limit - 1024:
@@ -180,6 +181,7 @@ class Calling:
     # -- answers --
 
     def progress(self, number: int, value: Any) -> None:
+        """Take a PROGRESS: the newest report, dropped once the answer is here."""
         call = self._of(number)
         if call.outcome is None and number not in self._held:
             call.progress = value
@@ -194,6 +196,7 @@ class Calling:
         references: Sequence[int],
         value: Any,
     ) -> None:
+        """Take a RETURNED, whose number is `at`; hold it for the bytes it names."""
         session = self._session
         call = self._of(number)
         session.references.received(references)
@@ -210,10 +213,12 @@ class Calling:
         self._answer(number, call, outcome, wrote)
 
     def raised(self, number: int, wrote: Sequence[Sequence[int]], error: Any) -> None:
+        """Take a RAISED; it is held for bytes like a result."""
         outcome = Outcome(OutcomeKind.RAISED, value=error)
         self._answer(number, self._of(number), outcome, wrote)
 
     def refused(self, number: int, code: int, message: str) -> None:
+        """Take a REFUSED: the call did not run, but where its result was too large."""
         call = self._of(number)
         try:
             known = RefusalCode(code)
@@ -229,6 +234,7 @@ class Calling:
         self._answer(number, call, outcome)
 
     def cancelled(self, number: int, ran: int, reason: int, message: str) -> None:
+        """Take a CANCELLED: the call was stopped, or never started."""
         call = self._of(number)
         executed: Executed = "unknown" if ran else "no"
         if not ran:
@@ -301,11 +307,13 @@ class Calling:
     # -- time and the end --
 
     def wake_at(self) -> float | None:
+        """Return when the next deadline of a call that has not ended passes."""
         while self._deadlines and self._deadlines[0][2].outcome is not None:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     def tick(self, now: float) -> None:
+        """Stop what is past its deadline; its caller waits no longer (law 17)."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, _, call = heapq.heappop(self._deadlines)
             if call.outcome is not None:

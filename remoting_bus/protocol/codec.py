@@ -144,7 +144,7 @@ def decode(data: bytes) -> Any:
     )
     try:
         value = decoder.decode()
-    except Exception as error:  # noqa: BLE001 - whatever a decoder raises on garbage
+    except Exception as error:
         raise DecodeError(f"not a value of this protocol: {error}") from error
     if stream.tell() != len(data):
         raise DecodeError(f"{len(data) - stream.tell()} bytes after the value")
@@ -229,9 +229,9 @@ def _refuse(value: object, immutable: bool) -> object:
 
 # Every tag that cbor2 would decode by itself and that is not on our list: what arrives
 # names no regular expression, no address, no shared reference.
-_DECODERS: dict[int, Callable[[Any, bool], Any]] = {
-    tag: _refuse for tag in (5, 25, 28, 29, 30, 35, 36, 256, 260, 261, 43000, 55799)
-}
+_DECODERS: dict[int, Callable[[Any, bool], Any]] = dict.fromkeys(
+    (5, 25, 28, 29, 30, 35, 36, 256, 260, 261, 43000, 55799), _refuse
+)
 
 
 def _index(value: object) -> int:

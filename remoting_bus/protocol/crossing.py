@@ -29,7 +29,6 @@ class Move(Enum):
     ALL_IN = auto()  # up
     OVER = auto()  # down: reason
     FAILED = auto()  # up: reason
-    UNKNOWN_PEER = auto()  # up: the peer does not know the session
 
 
 class Number(Enum):

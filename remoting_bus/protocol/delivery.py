@@ -167,7 +167,9 @@ class Sender:
 
         Args:
             budget: Bytes for frames; no frame is larger.
+            now: The time.
             envelope: The number of the envelope that they will travel in.
+            take: Gives new frames, until it has none or none fits.
 
         Returns:
             Runs (first, count, first, count, …) and the frames in that order.
@@ -228,6 +230,8 @@ class Sender:
         Args:
             upto: Every frame below this number arrived.
             ranges: Further ones as (first, last, first, last, …).
+            now: The time.
+            trip: The round trip, for what is lost.
 
         Returns:
             Whether anything was news.
@@ -255,9 +259,9 @@ class Sender:
             return False
         self.bytes_unacknowledged -= len(sent.data)
         # Sooner than any round trip: the first sending arrived, not the last (RACK).
-        if sent.repeats == 0 or now - sent.at >= trip.minimum:
-            if sent.envelope > self._newest_envelope:
-                self._newest_envelope, self._newest_at = sent.envelope, sent.at
+        certain = sent.repeats == 0 or now - sent.at >= trip.minimum
+        if certain and sent.envelope > self._newest_envelope:
+            self._newest_envelope, self._newest_at = sent.envelope, sent.at
         return True
 
     def _find_losses(self, now: float, trip: RoundTrip) -> None:
@@ -287,7 +291,7 @@ class Sender:
         """Return when `tick` has something to do."""
         if not self.unacknowledged or self.lost:
             return None
-        probe = min(trip.probe_timeout * 2**self._backoff, ceiling)
+        probe: float = min(trip.probe_timeout * 2**self._backoff, ceiling)
         at = self._sent_at + probe
         return at if self._loss_at is None else min(at, self._loss_at)
 
@@ -349,7 +353,11 @@ class Receiver:
         """Take the frames of an envelope; append what is released, in order.
 
         Args:
+            runs: Their numbers, (first, count, first, count, …).
+            frames: In that order, decoded.
             size: Bytes of all of them together.
+            now: The time.
+            released: Is appended to.
 
         Raises:
             ValueError: The runs do not fit the frames, or go past the window.

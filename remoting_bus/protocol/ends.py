@@ -138,11 +138,13 @@ class Outlet:
     # -- for the home --
 
     def give_room(self, room: int) -> None:
+        """Let the writer go up to `room`."""
         if room > self.room:
             self.room = room
             self.wake()
 
     def fail(self, error: BaseException) -> None:
+        """Break it; the writer finds the error."""
         if self.error is None:
             self.error = error
             self.wake()
@@ -231,17 +233,20 @@ class Inlet:
     # -- for the home --
 
     def push(self, piece: bytes) -> None:
+        """Put bytes that came in order."""
         if self.error is None and not self.ended:
             self.arrived += len(piece)
             self.pieces.append(piece)
             self.wake()
 
     def end(self) -> None:
+        """The writer has finished: after what is here comes the end."""
         if not self.ended:
             self.ended = True
             self.wake()
 
     def fail(self, error: BaseException) -> None:
+        """Break it; the reader finds the error after what had arrived."""
         if self.error is None and not self.ended:
             self.error = error
             self.wake()

@@ -154,6 +154,8 @@ class Incoming:
         """The program has read up to `offset`; return a new credit worth telling.
 
         Args:
+            offset: Of the next byte to be read.
+            now: The time.
             trip: The round trip, in seconds.
             spare: How much all windows together may still grow.
         """

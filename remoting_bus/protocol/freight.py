@@ -151,8 +151,10 @@ class Freight:
         self._expected = (bulk, log)
 
     def _over(self, reason: str) -> None:
-        for flow in (*self._out.values(), *self._in.values()):
-            self._break(flow.end, reason)
+        for out in self._out.values():
+            self._break(out.end, reason)
+        for incoming in self._in.values():
+            self._break(incoming.end, reason)
         self._out.clear()
         self._in.clear()
         self._ready.clear()
@@ -257,8 +259,8 @@ class Freight:
         self._maybe_all_in()
 
     def _take_state(self, state: dict[int, Any]) -> None:
-        credits = state.get(STATE_CREDIT, ())
-        for wire, credit in zip(credits[::2], credits[1::2], strict=True):
+        given = state.get(STATE_CREDIT, ())
+        for wire, credit in zip(given[::2], given[1::2], strict=True):
             out = self._out.get(wire ^ 1)
             if out is not None and credit > out.credit:
                 out.credit = credit
@@ -365,10 +367,9 @@ class Freight:
         return not out.stream & 1 and out.stream > self._there
 
     def _mark(self, out: Outgoing) -> None:
-        if out.ready():
-            if not out.listed:
-                out.listed = True
-                self._ready.setdefault(self._lane(out.log), deque()).append(out)
+        if out.ready() and not out.listed:
+            out.listed = True
+            self._ready.setdefault(self._lane(out.log), deque()).append(out)
 
     @property
     def has_more(self) -> bool:

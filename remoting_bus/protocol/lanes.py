@@ -140,8 +140,10 @@ class Lanes:
         """Return an envelope with what is due on `lane`, or None if nothing is.
 
         Args:
+            lane: Its frames are of this lane.
             take: Gives new frames; None where the lane may not send any now.
             state: To be said in it; with it an envelope is made without frames, too.
+            now: The time.
             budget: Bytes for frames.
         """
         own = self[lane]

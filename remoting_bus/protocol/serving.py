@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from remoting_bus.names import Priority
 
 from . import frames
-from .calls import CancelReason, IncomingCall, RefusalCode
 from .calling import CANCELLED, TIMED_OUT
+from .calls import CancelReason, IncomingCall, RefusalCode
 from .codec import DecodeError, decode
 from .delivery import WINDOW_FRAMES
 from .ends import Carried, Inlet, Outlet, StreamEnd, check_movable
@@ -195,6 +195,7 @@ class Serving:
         streams: Sequence[StreamEnd],
         references: Sequence[int],
     ) -> None:
+        """Answer with a result, or with a refusal where it is too large."""
         limit = self._session.terms.max_message
         if call.ended:
             self._nobody_waits(streams)
@@ -237,11 +238,13 @@ class Serving:
         )
 
     def raised(self, call: IncomingCall, error: bytes, reason: str) -> None:
+        """Answer with an error; its streams are reset."""
         if not call.ended:
             wrote = self._finish(call, reason)
             self._answer(frames.raised(call.number, wrote, error), call.priority)
 
     def refused(self, call: IncomingCall, code: RefusalCode, message: str) -> None:
+        """Answer that it did not run; what it carried never counted."""
         if call.ended:
             return
         self._session.references.not_received(call.references)
@@ -250,6 +253,7 @@ class Serving:
         self._answer(frames.refused(call.number, code, message), call.priority)
 
     def cancelled_done(self, call: IncomingCall, *, ran: bool, message: str) -> None:
+        """Answer that it was stopped; too late counts as its deadline."""
         if call.ended:
             return
         late = call.cancelled == "timed out"
@@ -266,6 +270,7 @@ class Serving:
         )
 
     def progress(self, call: IncomingCall, value: bytes) -> None:
+        """Report, as long as there is no answer."""
         if not call.ended:
             self._session.report(call, frames.progress(call.number, value))
 
@@ -310,11 +315,13 @@ class Serving:
     # -- time and the end --
 
     def wake_at(self) -> float | None:
+        """Return when the next deadline of a running call passes."""
         while self._deadlines and self._deadlines[0][1] not in self.running:
             heapq.heappop(self._deadlines)
         return self._deadlines[0][0] if self._deadlines else None
 
     def tick(self, now: float) -> None:
+        """Cancel what is past its deadline."""
         while self._deadlines and self._deadlines[0][0] <= now:
             _, number = heapq.heappop(self._deadlines)
             call = self.running.get(number)

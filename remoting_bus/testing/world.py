@@ -53,7 +53,7 @@ class Peer:
     ) -> None:
         self.world = world
         self.name = name
-        dice = random.Random(world.dice.random())
+        dice = random.Random(world.dice.random())  # noqa: S311 - one seed, one history
         tokens = itertools.count(1)
         self.endpoint = Endpoint(
             Settings(
@@ -103,8 +103,12 @@ class Peer:
 
     def link(self, kind: str, up: bool) -> None:
         """Tell the halves of a connection that it went down or came back."""
-        halves = self.endpoint.sessions if kind == "call" else self.standbys
-        for half in list(halves.values()):
+        halves: list[Session | Standby]
+        if kind == "call":
+            halves = [*self.endpoint.sessions.values()]
+        else:
+            halves = [*self.standbys.values()]
+        for half in halves:
             half.link(up, self.world.now)
 
     # -- a turn --
@@ -234,7 +238,7 @@ class World:
     """
 
     def __init__(self, seed: int, network: Network | None = None) -> None:
-        self.dice = random.Random(seed)
+        self.dice = random.Random(seed)  # noqa: S311 - one seed, one history
         self.network = network or Network()
         self.now = 1000.0
         self.peers: dict[str, Peer] = {}
@@ -311,9 +315,7 @@ class World:
             self.peers[peer].link(kind, True)
             self.touch(self.peers[peer])
 
-    def run(
-        self, seconds: float, until: Callable[[], bool] = lambda: False
-    ) -> bool:
+    def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> bool:
         """Let time pass, until something is true.
 
         Returns:

@@ -76,7 +76,9 @@ class Writer:
                 if self.at >= len(self.data):
                     self.outlet.finish()
                     self.done = True
-                elif self.outlet.write_nowait(self.data[self.at : self.at + self.piece]):
+                elif self.outlet.write_nowait(
+                    self.data[self.at : self.at + self.piece]
+                ):
                     self.at += self.piece
                 else:
                     return
@@ -114,7 +116,9 @@ class Storm:
         self.terms = Terms(grace=60.0, heartbeat=2.0, max_envelope=32 * 1024)
         self.made: list[Made] = []
         self.runs: dict[tuple[int, int], int] = {}
-        self.running: list[tuple[Peer, Session, IncomingCall, list[Reader | Writer]]] = []
+        self.running: list[
+            tuple[Peer, Session, IncomingCall, list[Reader | Writer]]
+        ] = []
         self.tags = 0
         self.order: dict[tuple[int, int], int] = {}
         self.peers: dict[str, Peer] = {}
@@ -156,7 +160,11 @@ class Storm:
                     parts.append(Reader(end, _bytes(tag, size)))
                 elif isinstance(end, Outlet):
                     parts.append(Writer(end, _bytes(tag, size)))
-            if call.priority is Priority.NORMAL and call.deadline is None and size < 20_000:
+            if (
+                call.priority is Priority.NORMAL
+                and call.deadline is None
+                and size < 20_000
+            ):
                 last = self.order.get((id(session), 0), -1)
                 assert tag > last, "calls of one priority were released out of order"
                 self.order[id(session), 0] = tag
@@ -175,12 +183,14 @@ class Storm:
         session = self._session(name)
         self.tags += 1
         tag = self.tags
-        size = self.dice.choice([0, 10, 5000, 90_000] if not streams else [0, 7, 300_000, 900_000])
+        size = self.dice.choice(
+            [0, 10, 5000, 90_000] if not streams else [0, 7, 300_000, 900_000]
+        )
         deadline = None
         if self.dice.random() < 0.3:
             deadline = self.world.now + self.dice.choice([0.001, 0.05, 1.0, 30.0])
         reader = writer = None
-        ends = []
+        ends: list[Inlet | Outlet] = []
         if streams:
             inlet, outlet = pipe()
             if self.dice.random() < 0.2:
@@ -253,7 +263,11 @@ class Storm:
             session.progress(call, encode(1), now)
             self.world.touch(peer)
             return
-        if call.cancelled is None and not all(part.done for part in parts) and kind < 0.9:
+        if (
+            call.cancelled is None
+            and not all(part.done for part in parts)
+            and kind < 0.9
+        ):
             self.world.touch(peer)
             return
         del self.running[index]
@@ -383,14 +397,20 @@ class Storm:
         for peer in self.peers.values():
             for session in peer.endpoint.sessions.values():
                 stats = session.statistics()
-                for what in ("queued", "calls_out", "calls_in", "streams"):
-                    if stats[what]:
-                        left.append(f"{peer.name}: {what} {stats[what]}")
-                if session.calling._held or session.calling._deadlines and session.calling.wake_at():
+                left += [
+                    f"{peer.name}: {what} {stats[what]}"
+                    for what in ("queued", "calls_out", "calls_in", "streams")
+                    if stats[what]
+                ]
+                if session.calling._held or (
+                    session.calling._deadlines and session.calling.wake_at()
+                ):
                     left.append(f"{peer.name}: held")
             for standby in peer.standbys.values():
                 freight = standby.freight
-                if freight is not None and (freight._out or freight._in or freight._early):
+                if freight is not None and (
+                    freight._out or freight._in or freight._early
+                ):
                     left.append(
                         f"{peer.name}: freight {len(freight._out)} {len(freight._in)} "
                         f"{len(freight._early)}"
@@ -424,5 +444,3 @@ def run(seed: int, steps: int = 60) -> None:
     for _ in range(steps):
         storm.step()
     storm.finish()
-
-

@@ -14,7 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 _SPEC = importlib.util.spec_from_file_location(
     "remoting_bus_storm", Path(__file__).with_name("storm.py")
 )
-assert _SPEC is not None and _SPEC.loader is not None
+assert _SPEC is not None
+assert _SPEC.loader is not None
 storm: Any = importlib.util.module_from_spec(_SPEC)
 sys.modules["remoting_bus_storm"] = storm
 _SPEC.loader.exec_module(storm)
