@@ -104,7 +104,7 @@ class Home:
             _logger.info("agent %s: master %s is home", self._name, link.peer)
             self._on_home(link)
             await self._stay(link)
-            self.link = None
+            self.link, self._info[HOME] = None, ""
             self._check_fenced(link)
             # All agents of a master that has gone notice within a moment.
             await anyio.sleep(self._dice.uniform(0.0, FIRST_PAUSE))

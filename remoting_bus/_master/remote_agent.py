@@ -144,8 +144,8 @@ class RemoteAgent(Caller):
             link = await self._node().connect(self._name, timeout=None)
         except PeerLost:
             return False  # it left while we were about it: try again
-        if self.home is None and link.info.get(HOME) == "":
-            # It looks for its home now, which may be here: "joined" is what one expects.
+        if self.home is None and link.info.get(HOME) in ("", link.node.name):
+            # It looks for its home, which may be here: "joined" is what one expects.
             with anyio.move_on_after(ANNOUNCEMENT):
                 while self.home is None:
                     await self._change()
