@@ -48,7 +48,7 @@ check: venv ## Format, lint, types, layers, the wheel in a clean environment, th
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/smoke_wheel.py
 	$(BIN)/python scripts/build_docs.py
 

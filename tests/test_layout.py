@@ -45,6 +45,7 @@ PROMISED = {
     "LimitExceeded",
     "LocalProtocolError",
     "Master",
+    "NameTaken",
     "NotGranted",
     "Outcome",
     "Overloaded",
