@@ -117,7 +117,7 @@ class Calling:
         )
         self._entries[call] = entry
         session.references.queued(call.references)
-        session.queue.add(entry)
+        session.outbox.queue.add(entry)
 
     def _was_pulled(self, call: OutgoingCall, number: int) -> None:
         del self._entries[call]
@@ -154,7 +154,7 @@ class Calling:
         if entry is None:
             return call.number is None
         session = self._session
-        if not session.queue.remove(entry):
+        if not session.outbox.queue.remove(entry):
             entry.abandoned = True  # what is left of its fragments says so
         del self._entries[call]
         session.references.pulled(call.references)

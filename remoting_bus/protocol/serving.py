@@ -216,7 +216,7 @@ class Serving:
             value,
         )
         if not streams and not references:
-            session.queue.add(Entry(data, call.priority))
+            session.outbox.queue.add(Entry(data, call.priority))
             return
         session.references.queued(references)
 
@@ -224,7 +224,7 @@ class Serving:
             session.references.pulled(references)
             session.streams.introduce_ours(number, streams)
 
-        session.queue.add(Entry(data, call.priority, pulled))
+        session.outbox.queue.add(Entry(data, call.priority, pulled))
 
     def _too_large(self, call: IncomingCall, size: int, limit: int) -> None:
         """A result too large becomes an error that names the limit (law 24)."""
@@ -272,7 +272,9 @@ class Serving:
     def progress(self, call: IncomingCall, value: bytes) -> None:
         """Report, as long as there is no answer."""
         if not call.ended:
-            self._session.report(call, frames.progress(call.number, value))
+            self._session.outbox.report(
+                call.number, frames.progress(call.number, value)
+            )
 
     def _finish(self, call: IncomingCall, reason: str | None) -> list[list[int]]:
         """Take the call out, and close the ends that the program does not keep.
@@ -281,7 +283,7 @@ class Serving:
             How far each stream was written, by index (law 5).
         """
         call.ended = True
-        self._session.forget_report(call)
+        self._session.outbox.forget_report(call.number)
         if self.running.pop(call.number, None) is not None:
             self.behalf -= call.on_behalf
         wrote: list[list[int]] = []
@@ -310,7 +312,7 @@ class Serving:
                 end.reset("nobody waits for the result")
 
     def _answer(self, data: bytes, priority: Priority = Priority.NORMAL) -> None:
-        self._session.queue.add(Entry(data, priority))
+        self._session.outbox.queue.add(Entry(data, priority))
 
     # -- time and the end --
 

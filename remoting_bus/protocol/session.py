@@ -37,32 +37,20 @@ from .calls import IncomingCall, OutcomeKind, OutgoingCall, RefusalCode
 from .clocks import Clocks
 from .crossing import Batch, Move, Number
 from .ends import StreamEnd
-from .envelope import OVERHEAD, PlainSeal, Seal
+from .envelope import PlainSeal, Seal
 from .flight import Flight
-from .frames import FrameKind
+from .goodbye import Goodbye
+from .inbox import Inbox
 from .lanes import Broken, Lanes, Opened
-from .queue import CallQueue, Entry
+from .liveness import Liveness
+from .outbox import STATE_ASK, STATE_MINIMUM, STATE_PARTED, Outbox
+from .queue import Entry
 from .references import References
 from .serving import Serving
 from .streams import MAX_STREAMS_PER_FRAME, Streams, stream_id
 from .terms import Event, Opening, Phase, PhaseChanged, PhaseKind, Released, Terms
 
-__all__ = ["CALL_ENVELOPE", "STATE_ASK", "STATE_MINIMUM", "Session"]
-
-CALL_ENVELOPE = 64 * 1024
-"""Bytes of an envelope of calls: larger ones would block the lane behind themselves."""
-
-STATE_ASK = 1
-STATE_MINIMUM = 2
-STATE_PARTED = 3
-"""State of this connection: an answer is wanted; our own clocks' minimum in µs; your
-goodbye was acted on."""
-
-SILENT_AFTER = 4
-"""Heartbeat intervals without a word after which the peer counts as silent."""
-
-GOODBYE_PATIENCE = 5.0
-"""Seconds that the side that leaves waits for the acknowledgement (law 9)."""
+__all__ = ["Session"]
 
 
 class Session:
@@ -105,7 +93,6 @@ class Session:
         self.now = 0.0
         self.is_carried = is_carried
         self.clocks = Clocks()
-        self.queue = CallQueue(0)
         self.references = References(self._emit_release)
         self._batch = Batch()
         self.streams = Streams(lambda: self._batch, new_token)
@@ -113,32 +100,19 @@ class Session:
         self.serving = Serving(self)
         self._lanes = Lanes(session, seal or PlainSeal(), self.clocks, local)
         self._flight = Flight()
-        self._control: list[bytes] = []
-        self._reports: dict[int, bytes] = {}
-        self._state: dict[int, Any] | None = None
+        self.outbox = Outbox(self._lanes, self.clocks)
+        self._inbox = Inbox(self)
+        self._liveness = Liveness(self._lanes)
+        self._goodbye = Goodbye()
         self._link_up = True
         self._secret = b""
-        self._started_at = 0.0
-        self._pardon = 0.0
-        self._ticked_at = 0.0
-        self._asked_at = 0.0
-        self._probed_at = 0.0
-        self._beat_heard = 0.0
-        self._suspended_at = 0.0
-        self._leaving: str | None = None
-        self._leave_said = False
         self._there_said = 0
-        self._leave_by: float | None = None
-        self._last_bytes: tuple[int, int] | None = None
-        self._farewell: list[Any] | None = None
-        self._all_in = False
-        self._last_word = False
+        self._last_word = False  # their goodbye is still to be acknowledged
         self._set_terms(terms)
 
     def _set_terms(self, terms: Terms) -> None:
         self.terms = terms
-        room = min(CALL_ENVELOPE, terms.max_envelope) - OVERHEAD
-        self.queue.largest = self._budget = max(room, 1024)
+        self.outbox.limit(terms.max_envelope)
 
     # -- opening --
 
@@ -150,7 +124,7 @@ class Session:
         self._set_terms(terms)
         self.peer_info = info
         self.peer_incarnation = incarnation
-        self._pardon = self._ticked_at = self._started_at = now
+        self._liveness.begin(now)
         self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms, self._secret))
         self._change(Phase.OPEN, "open")
         # The answerer waits for a first sealed envelope; it also compares the clocks.
@@ -182,7 +156,7 @@ class Session:
         self.now = now
         if self.phase is Phase.OVER:
             raise self._why_over()
-        if self._leaving is not None:
+        if self.leaving:
             raise ChannelClosed(f"the channel to {self.peer!r} is closing")
         self.calling.start(call, now)
 
@@ -254,20 +228,18 @@ class Session:
     def close(self, reason: str, now: float) -> None:
         """Say goodbye (law 9). Calls not ended are cancelled now; then it ends."""
         self.now = now
-        if self.phase is Phase.OVER or self._leaving is not None:
+        if self.phase is Phase.OVER or self.leaving:
             return
         if self.phase is Phase.OPENING:
             self.end(ChannelClosed(reason), now)
             return
-        self._leaving = reason
-        self._leave_by = now + GOODBYE_PATIENCE
-        self.queue.clear()
-        self._reports.clear()
+        self._goodbye.leave(reason, now)
+        self.outbox.clear()
         self._end_calls(ChannelClosed(f"the channel was closed: {reason}"))
         if self.streams.used:
             self._batch.move(Move.CLOSING)
         else:
-            self._last_bytes = (0, 0)
+            self._goodbye.bytes_end_at(0, 0)
         self._change(Phase.CLOSING, "closing", reason=reason)
 
     def end(self, cause: BaseException, now: float, kind: PhaseKind = "lost") -> None:
@@ -276,7 +248,7 @@ class Session:
         if self.phase is Phase.OVER:
             return
         self.cause = cause
-        self.queue.clear()
+        self.outbox.clear()
         self._end_calls(cause)
         self._batch.move(Move.OVER, str(cause))
         self.over = not self._last_word
@@ -310,18 +282,18 @@ class Session:
 
     # -- what the parts of this half use --
 
+    @property
+    def leaving(self) -> bool:
+        """This side has begun to say goodbye."""
+        return self._goodbye.reason is not None
+
     def send_control(self, frame: bytes) -> None:
-        """Queue a CONTROL frame; bounded by the calls and the peer's faults."""
-        self._control.append(frame)
+        """Queue a frame on CONTROL."""
+        self.outbox.control(frame)
 
     def ask(self) -> None:
         """Say something that wants an answer with the next envelope."""
-        self._say(STATE_ASK, 1)
-
-    def _say(self, key: int, value: Any) -> None:
-        if self._state is None:
-            self._state = {}
-        self._state[key] = value
+        self.outbox.say(STATE_ASK, 1)
 
     def next_call_number(self) -> int:
         """Return the number below which every CALL frame has come."""
@@ -333,16 +305,20 @@ class Session:
         if gone:
             self.events.append(Released(gone))
 
-    def report(self, call: IncomingCall, frame: bytes) -> None:
-        """Keep the newest report of a call until there is room (law 7)."""
-        self._reports[call.number] = frame
+    def released(self, reference: int, count: int) -> None:
+        """The peer gave back so many travels of an object of ours."""
+        if self.references.released(reference, count):
+            self.events.append(Released([reference]))
 
-    def forget_report(self, call: IncomingCall) -> None:
-        """Its answer makes it worthless."""
-        self._reports.pop(call.number, None)
+    def peer_leaves(self, fields: list[Any]) -> None:
+        """Take the peer's goodbye; `_go_on` acts on it once all is here."""
+        if self._goodbye.heard(fields):
+            self._batch.move(Move.EXPECT, fields[1], fields[2])
 
     def _emit_release(self, reference: int, count: int) -> None:
-        self.queue.add(Entry(frames.release(reference, count), Priority.BACKGROUND))
+        self.outbox.queue.add(
+            Entry(frames.release(reference, count), Priority.BACKGROUND)
+        )
 
     def release(self, reference: int, now: float) -> None:
         """We use this object of the peer's no more."""
@@ -382,11 +358,10 @@ class Session:
         try:
             if opened.state:
                 self._take_state(opened.state)
-            take = self._take_call if opened.lane is Lane.CALL else self._take_control
             for number, frame in opened.released:
                 if self._is_over():
                     return
-                take(number, frame)
+                self._inbox.take(opened.lane, number, frame)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Broken(f"a malformed frame: {error}") from error
         self._go_on(now)
@@ -401,14 +376,19 @@ class Session:
                 self._there_said = self.streams.newest
 
     def _go_on(self, now: float) -> None:
-        """See whether their goodbye is complete."""
-        if self._farewell is not None and self.phase is not Phase.OVER:
-            self._maybe_part(now)
+        """See whether their goodbye is complete; then be over (law 9)."""
+        if self.phase is Phase.OVER:
+            return
+        reason = self._goodbye.complete(self.next_call_number())
+        if reason is not None:
+            self.calling.release_held()
+            self._last_word = True
+            self.end(PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed")
 
     def parted(self, now: float) -> None:
         """The peer has acted on our goodbye, or does not know the session any more."""
-        if self._leaving is not None:
-            self.end(ChannelClosed(self._leaving), now)
+        if self._goodbye.reason is not None:
+            self.end(ChannelClosed(self._goodbye.reason), now)
 
     def _take_state(self, state: dict[int, Any]) -> None:
         if STATE_MINIMUM in state:
@@ -418,72 +398,12 @@ class Session:
                 self.ask()
             self.serving.clocks_are_known()
         if state.get(STATE_ASK):
-            self._say_minimum()
+            self.outbox.say_minimum()
         if STATE_PARTED in state:
             self.parted(self.now)
 
-    def _say_minimum(self) -> None:
-        minimum = self.clocks.minimum
-        self._say(STATE_MINIMUM, 0 if minimum is None else int(minimum * 1e6))
-
-    def _take_control(self, number: int, frame: Any) -> None:
-        match frame[0]:
-            case FrameKind.CANCEL:
-                _, call, reason = frame
-                self.serving.cancel(call, reason)
-            case FrameKind.GOODBYE:
-                self._farewell = frame[1:]
-                if frame[2] or frame[3]:
-                    self._batch.move(Move.EXPECT, frame[2], frame[3])
-                else:
-                    self._all_in = True
-            case FrameKind.UNIMPLEMENTED:
-                pass  # the peer is older; what it does without, it said by its version
-            case kind:
-                self.send_control(frames.unimplemented(kind))
-
     def _is_over(self) -> bool:
         return self.phase is Phase.OVER
-
-    def _take_call(self, number: int, frame: Any) -> None:
-        kind = frame[0]
-        if self._leaving is not None:
-            return  # its calls were stopped and ours have ended
-        if kind == FrameKind.CALL:
-            self.serving.call(number, frame[1:])
-        elif kind == FrameKind.RETURNED:
-            self.calling.returned(number, *frame[1:])
-        else:
-            self._take_other(kind, number, frame)
-
-    def _take_other(self, kind: int, number: int, frame: Any) -> None:
-        match kind:
-            case FrameKind.RAISED:
-                self.calling.raised(*frame[1:])
-            case FrameKind.REFUSED:
-                self.calling.refused(*frame[1:])
-            case FrameKind.CANCELLED:
-                self.calling.cancelled(*frame[1:])
-            case FrameKind.PROGRESS:
-                self.calling.progress(*frame[1:])
-            case FrameKind.RELEASE:
-                if self.references.released(*frame[1:]):
-                    self.events.append(Released([frame[1]]))
-            case FrameKind.FRAGMENT:
-                whole = self.serving.fragment(number, frame[1:])
-                if whole is not None:
-                    self._take_call(number, whole)
-            case _:
-                self.send_control(frames.unimplemented(kind))
-
-    def _maybe_part(self, now: float) -> None:
-        """They said goodbye: be over once all that they sent is here (law 9)."""
-        assert self._farewell is not None
-        last_call, _, _, reason = self._farewell
-        if self._all_in and self.next_call_number() > last_call:
-            self.calling.release_held()
-            self._last_word = True  # their goodbye is still to be acknowledged
-            self.end(PeerLost(f"{self.peer!r} has left: {reason}"), now, kind="closed")
 
     # -- Half: the other half --
 
@@ -498,12 +418,12 @@ class Session:
                 self.fail(arguments[0], now)
                 return
             if kind is Move.LAST:
-                self._last_bytes = (arguments[0], arguments[1])
+                self._goodbye.bytes_end_at(*arguments)
             elif kind is Move.ALL_IN:
-                self._all_in = True
+                self._goodbye.all_in()
         heard = batch.numbers.get((Number.HEARD, 0))
         if heard is not None:
-            self._beat_heard = heard
+            self._liveness.heard_beat(heard)
         self.calling.release_held()
         self._go_on(now)
 
@@ -523,55 +443,21 @@ class Session:
             return self._final_word(now)
         if self.phase is Phase.OPENING or not self._link_up:
             return None
-        if self._leaving is not None and self._last_bytes is not None:
-            last = self._lanes[Lane.CALL].sender.next - 1
-            self._control.append(frames.goodbye(last, *self._last_bytes, self._leaving))
-            self._last_bytes, self._leave_said = None, True
-            self._asked_at = now
-        control = self._lanes.get(Lane.CONTROL)
-        if self._control or self._state or (control and control.sender.lost):
-            return self._build_control(now)
-        calls = self._lanes.get(Lane.CALL)
-        if self.queue or self._reports or (calls and calls.sender.lost):
-            take = None if self.phase is Phase.SUSPENDED else self._take_queued
-            envelope = self._lanes.build(
-                Lane.CALL, take or _nothing_new, None, now, self._budget
-            )
-            if envelope is not None:
-                return envelope
-        return self._lanes.build(Lane.CONTROL, None, None, now, self._budget)
+        if self.leaving:
+            self._say_goodbye(now)
+        return self.outbox.pull(now, new_calls=self.phase is not Phase.SUSPENDED)
 
-    def _build_control(self, now: float) -> bytes | None:
-        state, self._state = self._state, None
-        if state and STATE_ASK in state:
-            self._asked_at = now
-            minimum = self.clocks.minimum
-            if minimum is not None:
-                state[STATE_MINIMUM] = int(minimum * 1e6)
-        return self._lanes.build(
-            Lane.CONTROL, self._take_control_frame, state, now, self._budget
-        )
+    def _say_goodbye(self, now: float) -> None:
+        frame = self._goodbye.pull(self._lanes[Lane.CALL].sender.next - 1)
+        if frame is not None:
+            self.outbox.control(frame)
+            self.outbox.asked_at = now
 
     def _final_word(self, now: float) -> bytes | None:
         if self.over:
             return None
         self.over = True
-        return self._lanes.build(
-            Lane.CONTROL, None, {STATE_PARTED: 1}, now, self._budget
-        )
-
-    def _take_control_frame(self, room: int, number: int) -> bytes | None:
-        if not self._control or len(self._control[0]) > room:
-            return None
-        return self._control.pop(0)
-
-    def _take_queued(self, room: int, number: int) -> bytes | None:
-        data = self.queue.take(room, number)
-        if data is None and self._reports and not self.queue:
-            report = next(iter(self._reports))
-            if len(self._reports[report]) <= room:
-                return self._reports.pop(report)
-        return data
+        return self.outbox.last_word(now)
 
     # -- Half: time --
 
@@ -584,14 +470,14 @@ class Session:
         if self.phase in (Phase.OVER, Phase.OPENING):
             return
         if up:
-            self._pardon = now
+            self._liveness.pardon(now)
             self._lanes.link_back(now)
             self.ask()
         elif self.phase is Phase.OPEN:
             self._suspend("link down", cause)
 
     def _suspend(self, kind: PhaseKind, reason: str) -> None:
-        self._suspended_at = self.now
+        self._liveness.suspended_at = self.now
         self._change(Phase.SUSPENDED, kind, reason=reason)
 
     def _resume(self) -> None:
@@ -607,20 +493,20 @@ class Session:
             if self._link_up:
                 soonest.append(self._next_beat())
             if self.phase is Phase.SUSPENDED:
-                soonest.append(self._suspended_at + self.terms.grace)
+                soonest.append(self._grace_ends())
             if self._link_up:
                 soonest.append(self._lanes.wake_at(self.terms.heartbeat))
-            soonest.append(self._leave_by)
+            soonest.append(self._goodbye.by)
         return min((at for at in soonest if at is not None), default=None)
 
-    def _quiet_since(self) -> float:
-        heard = self._lanes.heard_at
-        return max(self._pardon, heard) if heard is not None else self._pardon
+    def _grace_ends(self) -> float:
+        return self._liveness.suspended_at + self.terms.grace
 
     def _next_beat(self) -> float:
-        if self._leave_said:  # a lost "parted" is asked for again
-            return self._asked_at + self._lanes.trip.probe_timeout
-        return max(self._quiet_since(), self._asked_at) + self.terms.heartbeat
+        asked_at = self.outbox.asked_at
+        if self._goodbye.said:  # a lost "parted" is asked for again
+            return asked_at + self._lanes.trip.probe_timeout
+        return self._liveness.next_question(asked_at, self.terms.heartbeat)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -632,48 +518,40 @@ class Session:
         if self.phase is Phase.OPENING:
             return
         interval = self.terms.heartbeat
-        if now - self._ticked_at > 3 * interval:
-            # A sleep, or a blocked loop: read the bus first, then judge (law 12).
-            self._pardon = now
-            self._suspended_at = max(self._suspended_at, now - self.terms.grace / 2)
-        self._ticked_at = now
+        self._liveness.ticked(now, interval, self.terms.grace)
         if self._link_up:
             self._lanes.tick(now, interval)
             self._judge_silence(now, interval)
-        if self.phase is Phase.SUSPENDED and now >= (
-            self._suspended_at + self.terms.grace
-        ):
-            self.end(
-                PeerLost(
-                    f"{self.peer!r} did not come back within {self.terms.grace:g} s"
-                ),
-                now,
-            )
-        elif self._leave_by is not None and now >= self._leave_by:
-            self.end(ChannelClosed(self._leaving or "closed"), now)
+        if self.phase is Phase.SUSPENDED and now >= self._grace_ends():
+            late = f"{self.peer!r} did not come back within {self.terms.grace:g} s"
+            self.end(PeerLost(late), now)
+        elif self._goodbye.by is not None and now >= self._goodbye.by:
+            self.end(ChannelClosed(self._goodbye.reason or "closed"), now)
 
     def _judge_silence(self, now: float, interval: float) -> None:
         if now >= self._next_beat():
             self.ask()
-        silent = now - self._quiet_since()
-        if silent >= 2 * interval and now - self._probed_at >= interval:
-            self._probed_at = now
+        if self._liveness.probe_due(now, interval):
             self._batch.number(Number.PROBE, now)
-        if silent < SILENT_AFTER * interval or self.phase is not Phase.OPEN:
+        if self.phase is not Phase.OPEN:
             return
-        if now - self._beat_heard <= 2 * interval:
-            if not self.slow:
-                self.slow = True
-                self.events.append(PhaseChanged(self.phase, "peer slow"))
-            return
-        self._suspend("peer silent", f"no word for {silent:.1f} s")
+        match self._liveness.judge(now, interval):
+            case "heard":
+                pass
+            case "slow":
+                if not self.slow:
+                    self.slow = True
+                    self.events.append(PhaseChanged(self.phase, "peer slow"))
+            case "silent":
+                quiet = self._liveness.quiet_for(now)
+                self._suspend("peer silent", f"no word for {quiet:.1f} s")
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and sizes, for people and tests."""
         return {
             "phase": self.phase.value,
             "lanes": self._lanes.statistics(),
-            "queued": self.queue.waiting,
+            "queued": self.outbox.queue.waiting,
             "calls_out": len(self.calling),
             "calls_in": len(self.serving.running),
             "streams": len(self.streams),
@@ -682,7 +560,3 @@ class Session:
             "rtt": self._lanes.trip.smoothed,
             "dropped": self._lanes.dropped,
         }
-
-
-def _nothing_new(room: int, number: int) -> bytes | None:
-    return None
