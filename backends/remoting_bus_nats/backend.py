@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import AbstractAsyncContextManager
 
+import anyio
 from nats import errors as nats_errors
 from nats.aio.subscription import Subscription
 from nats.protocol.command import pub_cmd
@@ -25,6 +26,9 @@ from remoting_bus_nats.mailbox import PUBLISHES_UNDER_WAY, Mailboxes
 from remoting_bus_nats.settings import Settings, parse
 
 __all__ = ["NatsBackend", "NatsBus"]
+
+CLOSE_LIMIT = 3.0
+"""Seconds for closing at most: one for what is unsent (`link.GOODBYE`), and slack."""
 
 SUBJECTS_KEPT = 16_384
 """Subjects kept as text, so that they are not put together for each message."""
@@ -75,8 +79,9 @@ class NatsBus(Bus):
         await self._link.start()
 
     async def aclose(self) -> None:
-        """Send what is unsent, and close, within a second."""
-        await self._link.close()
+        """Send what is unsent, and close, within a second; also where it is cancelled."""
+        with anyio.move_on_after(CLOSE_LIMIT, shield=True):
+            await self._link.close()
 
     async def publish(
         self,
