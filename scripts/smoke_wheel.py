@@ -25,8 +25,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "remoting-bus"
 
-IMPORTS = """
-import sys
+IMPORTS = """import sys
 import remoting_bus
 assert "site-packages" in remoting_bus.__file__, remoting_bus.__file__
 for name in remoting_bus.__all__:
@@ -128,8 +127,9 @@ def run(*command: str | Path, at: Path) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
     done = subprocess.run([str(word) for word in command], cwd=at, env=environment)
     if done.returncode:
-        words = " ".join(str(word) for word in command[:3])
-        print(f"smoke_wheel: {words} ended with {done.returncode}", file=sys.stderr)
+        words = " ".join(str(word) for word in command[1:3]).partition("\n")[0]
+        said = f"wheel: {Path(command[0]).name} {words} ended with {done.returncode}"
+        print(said.replace("  ", " "), file=sys.stderr)
         sys.exit(done.returncode)
 
 
