@@ -68,21 +68,7 @@ class Call(Generic[R_co]):
     @property
     def progress(self) -> AsyncIterator[Progress]:
         """What the function reports, until the call ends; the newest if we are slow."""
-        return self._reports()
-
-    async def _reports(self) -> AsyncIterator[Progress]:
-        seen = None
-        while True:
-            report, ended = self._call.progress, self._call.outcome is not None
-            if report is not None and report is not seen:
-                seen = report
-                made = _progress(report)
-                if made is not None:
-                    yield made
-            elif ended:
-                return
-            else:
-                await self._wait()
+        return _Reports(self)
 
     async def result(self) -> R_co:
         """Wait for the end, and return the result or raise what went wrong.
@@ -136,6 +122,31 @@ class Call(Generic[R_co]):
             self._decide()
             assert self._error is not None
             raise self._error
+
+
+class _Reports:
+    """An iterator, not a generator: one that is left early needs no closing."""
+
+    def __init__(self, call: Call[Any]) -> None:
+        self._call = call
+        self._seen: Any = None
+
+    def __aiter__(self) -> _Reports:
+        return self
+
+    async def __anext__(self) -> Progress:
+        call, outgoing = self._call, self._call._call
+        while True:
+            report, ended = outgoing.progress, outgoing.outcome is not None
+            if report is not None and report is not self._seen:
+                self._seen = report
+                made = _progress(report)
+                if made is not None:
+                    return made
+            elif ended:
+                raise StopAsyncIteration
+            else:
+                await call._wait()
 
 
 def _progress(report: Any) -> Progress | None:
