@@ -286,7 +286,8 @@ class Agent(Program):
         try:
             await home.keep()
         except RemotingError as error:
-            self._end(error)
+            if self._home is not None:  # else it is leaving, and its node is closed
+                self._end(error)
 
     def _end(self, error: Exception) -> None:
         if self._error is None:
