@@ -1,0 +1,145 @@
+"""`remoting-bus agent`: an agent as a program of its own.
+
+Owns what its signals mean: SIGTERM drains it, the same again or SIGINT ends it at once.
+A second program that takes its name ends it with exit status 3, so that a supervisor can
+be told not to start it again. It must not know how an agent serves.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated
+
+import anyio
+from cyclopts import Parameter
+
+from remoting_bus._agent import Agent
+from remoting_bus._agent.agent import OFFERS
+from remoting_bus._loop import run
+
+from .failures import Wrong
+from .output import Output
+from .places import find
+
+__all__ = ["agent"]
+
+PATIENCE = 30.0
+"""Seconds that running calls have after SIGTERM; less than the 90 s after which systemd,
+and the most that Kubernetes' users set, kill."""
+
+
+def agent(
+    url: str | None = None,
+    /,
+    *,
+    name: str,
+    join: str | None = None,
+    namespace: str | None = None,
+    commands: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    labels: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    offers: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    patience: float = PATIENCE,
+    grace: float = 300.0,
+    heartbeat: float = 5.0,
+    timeout: float | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Be an agent, until interrupted. SIGTERM lets running calls finish first.
+
+    Args:
+        url: The bus; or use --join.
+        name: Its name, which no other agent of the fleet has.
+        join: The token that a master prints.
+        namespace: The fleet; a token brings its own.
+        commands: A module with the functions it serves; may be repeated.
+        labels: By which masters choose agents; comma-separated, or repeated.
+        offers: What masters may use: commands, files, processes. All, without.
+        patience: Seconds that running calls have after SIGTERM.
+        grace: Seconds that the bus or the master may be away.
+        heartbeat: Seconds of silence after which the master is asked.
+        timeout: Seconds to wait for the bus; for ever without.
+        as_json: Write JSON, for programs.
+    """
+    if url is not None and join is not None:
+        raise Wrong("give a URL or --join TOKEN, not both")
+    place = find(join or url, namespace)
+    made = Agent(
+        place.urls,
+        name=name,
+        namespace=place.namespace,
+        commands=[_module(each) for each in _split(commands)],
+        labels=_split(labels),
+        offers=_split(offers) or OFFERS,
+        timeout=timeout,
+        grace=grace,
+        heartbeat=heartbeat,
+    )
+    logging.basicConfig(format="remoting-bus: %(message)s", level=logging.WARNING)
+    run(_serve, made, patience, Output(as_json=as_json))
+
+
+async def _serve(made: Agent, patience: float, output: Output) -> None:
+    joined = anyio.Event()
+    async with anyio.create_task_group() as group:
+        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
+            scope = group.cancel_scope
+            group.start_soon(_obey, signals, made, joined, patience, scope)
+            async with made:
+                joined.set()
+                _tell("joined", made, output)
+                await made.wait_ended()
+            scope.cancel()
+    if joined.is_set():
+        _tell("left", made, output)
+
+
+async def _obey(
+    signals: AsyncIterator[signal.Signals],
+    made: Agent,
+    joined: anyio.Event,
+    patience: float,
+    scope: anyio.CancelScope,
+) -> None:
+    """Drain on the first SIGTERM, once joined; end at once on the second."""
+    draining = False
+    async with anyio.create_task_group() as group:
+        async for _ in signals:
+            if draining or not joined.is_set():
+                scope.cancel()
+                return
+            draining = True
+            group.start_soon(made.drain, patience)
+
+
+def _tell(what: str, made: Agent, output: Output) -> None:
+    if output.as_json:
+        output.data({"agent": made.name, "event": what, "pid": os.getpid()})
+    else:
+        output.note(f"agent {made.name} has {what}")
+
+
+def _split(words: tuple[str, ...]) -> list[str]:
+    return [part for word in words for part in word.split(",") if part]
+
+
+def _module(name: str) -> ModuleType:
+    """Import a module of commands; the current folder's count, as with `python -m`."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise Wrong(
+            f"--commands {name}: there is no such module; give the name of one that "
+            "Python finds from here, without .py"
+        ) from None

@@ -1,0 +1,90 @@
+"""`remoting-bus master`: a master that agents join and other commands find."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import anyio
+from cyclopts import Parameter
+
+from remoting_bus._loop import run
+from remoting_bus._master import (
+    AgentEvent,
+    AgentJoined,
+    AgentLeft,
+    AgentLost,
+    AgentResumed,
+    AgentSuspended,
+    Master,
+)
+
+from .output import Output
+from .record import Record, published
+
+__all__ = ["master"]
+
+
+def master(
+    url: str | None = None,
+    /,
+    *,
+    name: str | None = None,
+    namespace: str = "default",
+    timeout: float | None = None,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
+    """Be a master, until interrupted. Prints the one line that an agent needs.
+
+    Args:
+        url: The bus; without one a broker is started, for this machine only.
+        name: Its name; made up from the host's without.
+        namespace: The fleet.
+        timeout: Seconds to wait for the bus; for ever without.
+        as_json: Write JSON, for programs: a line for the start and for each event.
+    """
+    output = Output(as_json=as_json)
+    made = Master(url, name=name, namespace=namespace, timeout=timeout)
+    run(_serve, made, output)
+
+
+async def _serve(made: Master, output: Output) -> None:
+    async with made:
+        record = Record(tuple(made.urls), made.namespace, made.name, os.getpid())
+        with published(record):
+            _greet(made, output)
+            async with made.watch() as events:
+                async for event in events:
+                    _tell(event, output)
+            await anyio.sleep_forever()
+
+
+def _greet(made: Master, output: Output) -> None:
+    token = made.join_token
+    if output.as_json:
+        output.data({"master": made.name, "urls": made.urls, "join": token})
+        return
+    output.note(f"master {made.name} runs; an agent joins with this line:")
+    output.line(f"remoting-bus agent --join {token} --name NAME")
+
+
+def _tell(event: AgentEvent, output: Output) -> None:
+    what, reason = _words(event)
+    if output.as_json:
+        output.data({"agent": event.agent.name, "event": what, "reason": reason})
+    else:
+        output.note(f"{event.agent.name}: {what}{f': {reason}' if reason else ''}")
+
+
+def _words(event: AgentEvent) -> tuple[str, str]:
+    match event:
+        case AgentJoined():
+            return "joined", ""
+        case AgentResumed():
+            return "resumed", ""
+        case AgentSuspended():
+            return "suspended", event.reason
+        case AgentLost():
+            return "lost", event.reason
+        case AgentLeft():
+            return "left", event.reason
