@@ -67,7 +67,7 @@ storm: venv ## Drive N seeded conversations over the lossy network (N=1000)
 
 constraints: ## Pin the newest versions that fit (needs uv)
 	$(UV) pip compile --quiet --upgrade --universal --generate-hashes --python-version 3.11 \
-	    --all-extras --group dev --no-emit-index-url --no-emit-find-links \
+	    --all-extras --group dev \
 	    --custom-compile-command "make constraints" --output-file constraints.txt pyproject.toml
 
 clean: ## Remove what was made: environment, caches, site, coverage
