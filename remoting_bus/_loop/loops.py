@@ -8,6 +8,7 @@ the library speaks anyio. It must not know what waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 import itertools
@@ -161,19 +162,26 @@ class _AsyncioLoop(Loop):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self.fast = type(loop).__module__.partition(".")[0] == "uvloop"
+        # A callback runs in no task, and where trio is installed, too, that leaves
+        # anyio (by way of sniffio) without a word of which library this is.
+        self._context = contextvars.copy_context()
+        with contextlib.suppress(ImportError):
+            import sniffio
+
+            self._context.run(sniffio.current_async_library_cvar.set, "asyncio")
 
     def signal(self) -> Signal:
         return _AsyncioSignal(self._loop)
 
     def call_soon(self, callback: Callable[[], None]) -> None:
-        self._loop.call_soon(callback)
+        self._loop.call_soon(callback, context=self._context)
 
     def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
-        return self._loop.call_later(delay, callback)
+        return self._loop.call_later(delay, callback, context=self._context)
 
     def post(self, callback: Callable[[], None]) -> bool:
         try:
-            self._loop.call_soon_threadsafe(callback)
+            self._loop.call_soon_threadsafe(callback, context=self._context)
         except RuntimeError:
             if self._loop.is_closed():
                 return False
