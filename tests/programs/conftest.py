@@ -26,6 +26,9 @@ BROKERS = [
     pytest.param(("jetstream", "asyncio"), marks=pytest.mark.broker("nats")),
     pytest.param(("embedded", "asyncio"), marks=pytest.mark.broker("nats")),
 ]
+MAILBOX_BYTES = 8 * 1024 * 1024
+"""Of each namespace, and each test has one: the server sets them aside at once."""
+
 PLACES: list[Any] = [*MEMORY, *BROKERS]
 
 
@@ -49,7 +52,7 @@ class Brokers:
             case "nats":
                 return self.nats().urls[0]
             case "jetstream":
-                return f"{self.nats().urls[0]}?topology=jetstream"
+                return f"{self.nats().urls[0]}?topology=jetstream&mailbox_bytes={MAILBOX_BYTES}"
             case _:
                 raise LookupError(bus)
 

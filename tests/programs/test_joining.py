@@ -320,6 +320,7 @@ async def test_an_agent_drains(place: Place) -> None:
         handle = master.agent("agent")
         async with master.watch() as events, handle.start("work") as call:
             await began.wait()
+            assert await kinds(events, 1) == [(AgentJoined, "agent")]
             tasks.start_soon(agent.drain)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(CallRefused, match="is leaving"):
@@ -327,7 +328,6 @@ async def test_an_agent_drains(place: Place) -> None:
                     await handle.using(timeout=5).call("work")
             go_on.set()
             assert await call.result() == "done"
-            assert await kinds(events, 1) == [(AgentJoined, "agent")]
             assert await kinds(events, 1) == [(AgentLeft, "agent")]
         with anyio.fail_after(10):
             while not served:
