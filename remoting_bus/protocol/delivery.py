@@ -362,6 +362,19 @@ class Receiver:
         Raises:
             ValueError: The runs do not fit the frames, or go past the window.
         """
+        if (
+            len(runs) == 2
+            and runs[0] == self.next
+            and runs[1] == len(frames)
+            and not self._ahead
+        ):  # nearly always: the next ones, and nothing too early
+            first = self.next
+            released += enumerate(frames, first)
+            self.next = first + len(frames)
+            self._frames_since += len(frames)
+            self._bytes_since += size
+            self._make_due(now, urgent=False)
+            return
         if sum(runs[1::2]) != len(frames) or len(runs) % 2 or min(runs) < 1:
             raise ValueError("runs of frame numbers do not fit the frames")
         if max(f + c for f, c in zip(runs[::2], runs[1::2], strict=True)) > (
@@ -388,7 +401,7 @@ class Receiver:
                 self._release(released)
         self._frames_since += len(frames)
         self._bytes_since += size
-        self._make_due(now, urgent)
+        self._make_due(now, urgent=urgent)
 
     def _release(self, released: list[tuple[int, Any]]) -> None:
         while (early := self._ahead.pop(self.next, None)) is not None:
@@ -396,7 +409,7 @@ class Receiver:
             released.append((self.next, early[0]))
             self.next += 1
 
-    def _make_due(self, now: float, urgent: bool) -> None:
+    def _make_due(self, now: float, *, urgent: bool) -> None:
         if (
             urgent
             or self._frames_since >= WINDOW_FRAMES // 2
