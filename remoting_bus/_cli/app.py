@@ -11,7 +11,7 @@ from cyclopts import App
 
 __all__ = ["make_app"]
 
-COMMANDS = ("master", "agent", "ps", "call", "doctor")
+COMMANDS = ("master", "agent", "ps", "call", "doctor", "demo")
 
 
 def make_app() -> App:
