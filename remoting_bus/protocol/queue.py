@@ -65,7 +65,7 @@ class CallQueue:
         self.waiting = 0
         self._levels: tuple[deque[Entry], ...] = (deque(), deque(), deque())
         self._deficit = [0, 0, 0]
-        self._turn = Priority.NORMAL
+        self._turn = Priority.BACKGROUND  # so the first turn is NORMAL's
         self._partial = 0
 
     def __bool__(self) -> bool:
@@ -118,6 +118,8 @@ class CallQueue:
                 self._deficit[self._turn] += _QUANTUM[self._turn]
             other = Priority.NORMAL + Priority.BACKGROUND - self._turn
             return (Priority.URGENT, self._turn, Priority(other))
+        # Nobody owes for what went while nobody else waited.
+        self._deficit = [0, 0, 0]
         return (Priority.URGENT, Priority.NORMAL, Priority.BACKGROUND)
 
     def _choose(self, level: Priority) -> Entry | None:
