@@ -58,7 +58,7 @@ class NatsBus(Bus):
     Core NATS has no acknowledgement: "taken" means that the message is in the socket, or
     at most 256 KiB before it. A reader that stands still stops the socket and, when the
     server's patience is over (10 s, 64 MiB), loses the connection: that is a "down"
-    event with the server's reason, and a new connection.
+    event that says so, and a new connection.
     """
 
     def __init__(self, settings: Settings) -> None:

@@ -112,6 +112,10 @@ class Connection:
         if error is None and self.lost.done():
             error = self.lost.result()
         if isinstance(error, nats_errors.UnexpectedEOF) or error is None:
+            if self.wire.behind:
+                # A server gives no reason when its patience with a reader is over.
+                words = "while we were behind in reading: a slow consumer, perhaps"
+                return f"{self.host} closed the connection {words}", error
             return f"{self.host} closed the connection", error
         if isinstance(error, nats_errors.StaleConnectionError):
             return f"{self.host} did not answer pings", error
@@ -149,7 +153,8 @@ class Connection:
             async with asyncio.timeout(GOODBYE):
                 if flush:
                     await self.wire.flushed()
-                await self.client.close()
+                if self.wire.opened:  # else it has nothing, and does not bear it
+                    await self.client.close()
         self.wire.close()
         for task in self._tasks:
             task.cancel()

@@ -32,6 +32,12 @@ envelope. More would only be a queue that nothing can overtake."""
 UNSENT_LOW = 64 * 1024
 """Unsent bytes at which waiting ends, so that the socket never runs dry."""
 
+FULL_READ = 64 * 1024
+"""Bytes of one read that mean that more was waiting in the kernel."""
+
+BEHIND = 1.0
+"""Seconds after such a read in which we count as behind what the server sends."""
+
 UNREAD_HIGH = 4 * 1024 * 1024
 """Bytes read and not yet parsed at which reading stops. The parser empties all of it in
 each turn, so this is met only if the client's reader has died."""
@@ -54,6 +60,7 @@ class Wire(Transport, asyncio.Protocol):
         self._unread: list[bytes] = []
         self._unread_bytes = 0
         self._paused_reading = False
+        self._full_read_at = -BEHIND
         self._ended = False
         self._reader: asyncio.Future[None] | None = None
         self._gathered: list[bytes] | None = None
@@ -75,6 +82,8 @@ class Wire(Transport, asyncio.Protocol):
         """Keep what came for the client's reader."""
         self._unread.append(data)
         self._unread_bytes += len(data)
+        if len(data) >= FULL_READ:
+            self._full_read_at = self._loop.time()
         if self._unread_bytes >= UNREAD_HIGH and self._socket is not None:
             self._paused_reading = True
             self._socket.pause_reading()
@@ -201,6 +210,16 @@ class Wire(Transport, asyncio.Protocol):
         return True
 
     # What the driver calls.
+
+    @property
+    def opened(self) -> bool:
+        """Whether there ever was a connection."""
+        return self._socket is not None
+
+    @property
+    def behind(self) -> bool:
+        """Whether more was waiting to be read than we had taken, just now."""
+        return self._loop.time() - self._full_read_at < BEHIND
 
     @property
     def room(self) -> bool:

@@ -33,6 +33,9 @@ START_ATTEMPTS = 3
 LOOK = 0.02
 """Seconds between looks whether a broker is ready."""
 
+STOP_LIMIT = 5.0
+"""Seconds until a process has stopped after SIGSTOP: micro-seconds as a rule."""
+
 LOG_TAIL = 2000
 """Characters of a node's log in the message of a failed start."""
 
@@ -168,6 +171,9 @@ class LocalBroker(ABC):
     def pause(self, i: int = 0) -> None:
         """Stop a node: connections stay, and nothing is answered."""
         self._nodes[i].send(signal.SIGSTOP)
+        pid = self.pid(i)
+        # The signal reaches a process's threads one by one.
+        wait_until(lambda: _has_stopped(pid), STOP_LIMIT, lambda: f"pausing node {i}")
 
     def resume(self, i: int = 0) -> None:
         """Let a paused node go on."""
@@ -241,6 +247,14 @@ class LocalBroker(ABC):
         proxy = self._nodes[i].proxy
         assert proxy is not None, "not entered"
         return proxy
+
+
+def _has_stopped(pid: int) -> bool:
+    """Whether all threads stand still; yes where the system does not tell."""
+    threads = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(
+        stat.read_text().rpartition(")")[2].split()[0] == "T" for stat in threads
+    )
 
 
 def free_ports(count: int) -> list[int]:

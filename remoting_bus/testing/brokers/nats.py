@@ -11,6 +11,7 @@ import signal
 import urllib.error
 import urllib.request
 from pathlib import Path
+from urllib.parse import quote
 
 from remoting_bus_nats.server import find_server
 
@@ -122,9 +123,11 @@ class LocalNats(LocalBroker):
         scheme = "nats" if self._tls is None else "tls"
         login = ""
         if self._token is not None:
-            login = f"{self._token}@"
+            login = f"{quote(self._token, safe='')}@"
         elif self._user is not None:
-            login = f"{self._user}:{self._password}@"
+            login = (
+                f"{quote(self._user, safe='')}:{quote(self._password or '', safe='')}@"
+            )
         options = "" if self._tls is None else f"?tls_ca={self._tls}/ca.pem"
         return f"{scheme}://{login}127.0.0.1:{port}{options}"
 

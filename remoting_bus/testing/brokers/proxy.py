@@ -10,6 +10,7 @@ import selectors
 import socket
 import threading
 from contextlib import suppress
+from typing import cast
 
 __all__ = ["Proxy"]
 
@@ -35,6 +36,7 @@ class Proxy:
         self._stopping = False
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._peers: dict[socket.socket, socket.socket] = {}
+        self._unsent: dict[socket.socket, bytes] = {}
         self._thread = threading.Thread(
             target=self._run, name=f"proxy to {target}", daemon=True
         )
@@ -64,7 +66,7 @@ class Proxy:
         with selectors.DefaultSelector() as selector:
             while not self._stopping:
                 self._watch(selector)
-                for key, _ in selector.select():
+                for key, events in selector.select():
                     if key.fileobj is self._wake_reader:
                         self._wake_reader.recv(4096)
                     elif self._cut or self._stopping:
@@ -72,21 +74,27 @@ class Proxy:
                     elif key.fileobj is self._listener:
                         self._accept()
                     elif isinstance(key.fileobj, socket.socket):
-                        self._pass(key.fileobj)
+                        self._serve(key.fileobj, events)
         for one in [*self._peers, self._listener, self._wake_reader, self._wake_writer]:
             one.close()
 
     def _watch(self, selector: selectors.BaseSelector) -> None:
-        """Watch what should be read now: all of it, or only the wake-up."""
-        wanted = {self._wake_reader}
+        """Watch each socket for what it can do next; only the wake-up while cut."""
+        wanted = {self._wake_reader: selectors.EVENT_READ}
         if not self._cut:
-            wanted |= {self._listener, *self._peers}
+            wanted[self._listener] = selectors.EVENT_READ
+            for one, peer in self._peers.items():
+                events = 0 if self._unsent[peer] else selectors.EVENT_READ
+                events |= selectors.EVENT_WRITE if self._unsent[one] else 0
+                if events:
+                    wanted[one] = events
         for key in list(selector.get_map().values()):
-            if key.fileobj not in wanted:
+            if wanted.get(cast(socket.socket, key.fileobj)) != key.events:
                 selector.unregister(key.fileobj)
         watched = {key.fileobj for key in selector.get_map().values()}
-        for one in wanted - watched:
-            selector.register(one, selectors.EVENT_READ)
+        for one, events in wanted.items():
+            if one not in watched:
+                selector.register(one, events)
 
     def _accept(self) -> None:
         near, _ = self._listener.accept()
@@ -95,27 +103,29 @@ class Proxy:
         except OSError:
             near.close()
             return
-        for one in (near, far):
+        for one, peer in ((near, far), (far, near)):
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._peers[near] = far
-        self._peers[far] = near
+            one.setblocking(False)
+            self._peers[one] = peer
+            self._unsent[one] = b""
 
-    def _pass(self, source: socket.socket) -> None:
-        """Pass one piece on; a slow reader holds up its own side's other traffic.
-
-        Sending blocks, as tests read what they are sent; a reader that is meant to stand
-        still has the kernel's buffers before it.
-        """
-        sink = self._peers.get(source)
-        if sink is None:
-            return
+    def _serve(self, one: socket.socket, events: int) -> None:
+        """Send a socket what is unsent, or pass on what it has, one piece at a time."""
+        peer = self._peers.get(one)
+        if peer is None:
+            return  # closed with its peer, in this same round
         try:
-            data = source.recv(CHUNK)
-            if data:
-                sink.sendall(data)
-                return
+            if events & selectors.EVENT_WRITE:
+                self._unsent[one] = self._unsent[one][one.send(self._unsent[one]) :]
+            if events & selectors.EVENT_READ:
+                data = one.recv(CHUNK)
+                if not data:
+                    raise ConnectionResetError
+                self._unsent[peer] = data
+                self._unsent[peer] = data[peer.send(data) :]
+        except BlockingIOError:
+            return
         except OSError:
-            pass
-        for one in (source, sink):
-            del self._peers[one]
-            one.close()
+            for closed in (one, peer):
+                del self._peers[closed], self._unsent[closed]
+                closed.close()
