@@ -113,9 +113,18 @@ class Tasks:
                 group.cancel_scope.cancel()
         except BaseException as error:
             if self.error is None:
-                self.error = _single(error)
+                self.error = self._why(_single(error))
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
+
+
+    def _why(self, error: BaseException) -> BaseException | None:
+        """Return what ended it; None where its owner had it cancelled."""
+        if not isinstance(error, anyio.get_cancelled_exc_class()):
+            return error
+        if self._cancelled:
+            return None
+        return ChannelBroken("the loop or thread that it lived on has ended")
 
 
 def _single(error: BaseException) -> BaseException:
@@ -176,9 +185,11 @@ class _Owner(ABC, Generic[T]):
             await self._give_up()
             raise
         await self._last_rites()
-        if self.error is not None and exc is None:
-            broken = ChannelBroken(f"{self.name} broke: {self.error}")
-            raise broken from self.error
+        if self.error is None or exc is not None:
+            return
+        if isinstance(self.error, ChannelBroken):
+            raise self.error
+        raise ChannelBroken(f"{self.name} broke: {self.error}") from self.error
 
     async def _give_up(self) -> None:
         self._request_cancel()
@@ -321,8 +332,11 @@ class IoThread(_Owner[T]):
             tasks.loop.post(tasks.cancel)
 
     async def _last_rites(self) -> None:
-        # It has said its last word; what is left of it takes microseconds.
-        self._thread.join(CLOSE_PATIENCE)
+        # It has said its last word; what is left of it takes microseconds, and `join`
+        # would block the loop for them.
+        with anyio.move_on_after(CLOSE_PATIENCE):
+            while self._thread.is_alive():
+                await anyio.sleep(0)
 
 
 class Errand(_Owner[T]):

@@ -76,7 +76,6 @@ class Link:
             self.has_ended,
         )
         session.streams.touched = self.touch
-        self._line.add(self.entry)
 
     def __repr__(self) -> str:
         return f"<Link {self.node.name} to {self.peer}: {self.phase.value}>"

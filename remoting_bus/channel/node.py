@@ -152,8 +152,14 @@ class Node:
         traceback: TracebackType | None,
     ) -> None:
         """Say goodbye to every peer, and stop what runs."""
-        if self._owner is not None:
+        if self._owner is None:
+            return
+        try:
             await self._owner.__aexit__(exc_type, exc, traceback)
+        except ChannelBroken:
+            if isinstance(self.pair.broken, ChannelBroken):
+                raise self.pair.broken from None  # the cause, not its consequence
+            raise
 
     async def aclose(self) -> None:
         """Leave; the same as the end of its `async with`."""
@@ -291,6 +297,9 @@ class Node:
             link = Link(self, session, self._tag + session.id)
             self._of[id(session)] = link
             self._unsettled[link] = None
+            if session.phase is not Phase.OPENING:
+                self._make_current(link)  # before its first events are told
+            self.pair.line.add(link.entry)
         return link
 
     def watch_links(self, callback: Watcher) -> Callable[[], None]:
@@ -393,17 +402,24 @@ class Node:
         return events
 
     def _accepted(self, session: Session) -> None:
-        """A session is open: envelopes of its id go to it from now on."""
+        """A session is open."""
         old = self.links.get(session.peer)
-        link = self._link_of(session)
-        self.links[session.peer] = link
-        self.pair.line.rename(link.entry, self._tag + session.id)
-        self._port.routes[session.id] = link.entry
+        known = self._of.get(id(session))
+        if known is not None:
+            self._make_current(known)
+        link = known or self._link_of(session)
         if self.draining:
             link.drain()
         link.touch()
         if old is not None and old is not link:
             old.touch()
+
+    def _make_current(self, link: Link) -> None:
+        """Envelopes of its session's id go to it from now on."""
+        session = link.session
+        self.links[session.peer] = link
+        self._port.routes[session.id] = link.entry
+        self.pair.line.rename(link.entry, self._tag + session.id)
 
     def endpoint_ticked(self) -> None:
         """Time has passed at the endpoint."""

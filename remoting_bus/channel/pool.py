@@ -92,7 +92,8 @@ class Pool(Generic[L]):
 
     def submit(self, link: L, call: IncomingCall) -> None:
         """Run `call` as soon as a worker is free, or refuse it."""
-        if len(self._queue) >= self._waiting and self.running >= self._limit:
+        # Those that will run are in the queue, too, until their workers have looked.
+        if self.running + len(self._queue) >= self._limit + self._waiting:
             link.refused(
                 call,
                 RefusalCode.OVERLOADED,
