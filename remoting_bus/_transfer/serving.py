@@ -1,0 +1,127 @@
+"""The far side of files: what a program that offers "files" lets its peers call.
+
+Owns the functions `rb:files.*`. A transfer is one call with two streams; an open file is
+one call, too, that says when the file is open and ends when it is closed. It must not
+know who calls. Next: `exchange`, `handles`.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import anyio
+import anyio.abc
+
+from remoting_bus._remote.context import current
+from remoting_bus._remote.registry import Registry
+
+from .disk import in_thread
+from .exchange import CLOSE_PATIENCE, receive, send
+from .handles import Appending, Replacing, open_reader
+from .source import Source
+
+__all__ = ["OFFER", "register"]
+
+OFFER = "files"
+
+OPENED = b"\n"
+"""What says that a file is open; an error comes in place of it."""
+
+_logger = logging.getLogger("remoting_bus.files")
+
+
+def register(registry: Registry) -> None:
+    """Let peers put, get and open files; they are `remoting_bus`'s own functions."""
+    registry.add(_put, "rb:files.put", OFFER)
+    registry.add(_get, "rb:files.get", OFFER)
+    registry.add(_read, "rb:files.read", OFFER)
+    registry.add(_write, "rb:files.write", OFFER)
+    registry.add(_append, "rb:files.append", OFFER)
+
+
+async def _put(
+    path: bytes,
+    tree: bool,
+    incoming: anyio.abc.ByteReceiveStream,
+    outgoing: anyio.abc.ByteSendStream,
+) -> None:
+    try:
+        await receive(path, tree, incoming, outgoing)
+    except Exception as error:
+        _tell("to", path, error)
+        raise
+
+
+async def _get(
+    path: bytes,
+    tree: bool,
+    incoming: anyio.abc.ByteReceiveStream,
+    outgoing: anyio.abc.ByteSendStream,
+) -> dict[str, Any]:
+    try:
+        made = await send(Source(path, tree=tree), outgoing, incoming)
+    except Exception as error:
+        _tell("from", path, error)
+        raise
+    return {
+        "files": made.files,
+        "folders": made.folders,
+        "links": made.links,
+        "size": made.size,
+        "sha256": made.sha256,
+        "resumed_at": made.resumed_at,
+    }
+
+
+def _tell(way: str, path: bytes, error: Exception) -> None:
+    """Tell this side's operator, too: a full disk is as much his."""
+    name = path.decode("utf-8", "replace")
+    peer = current().peer
+    _logger.warning("transfer %s %s, with %s, failed: %s", way, name, peer, error)
+
+
+async def _read(path: bytes, content: anyio.abc.ByteSendStream) -> None:
+    file = await in_thread(open_reader, path)
+    try:
+        await content.send(OPENED)
+        while piece := await in_thread(file.read):
+            await content.send(piece)
+    finally:
+        with anyio.move_on_after(CLOSE_PATIENCE, shield=True):
+            await in_thread(file.close)
+
+
+async def _write(
+    path: bytes,
+    content: anyio.abc.ByteReceiveStream,
+    opened: anyio.abc.ByteSendStream,
+) -> None:
+    await _fill(Replacing(path), content, opened)
+
+
+async def _append(
+    path: bytes,
+    content: anyio.abc.ByteReceiveStream,
+    opened: anyio.abc.ByteSendStream,
+) -> None:
+    await _fill(Appending(path), content, opened)
+
+
+async def _fill(
+    file: Replacing | Appending,
+    content: anyio.abc.ByteReceiveStream,
+    opened: anyio.abc.ByteSendStream,
+) -> None:
+    try:
+        await in_thread(file.open)
+        await opened.send(OPENED)
+        async for piece in content:
+            await in_thread(file.write, piece)
+        await in_thread(file.commit)
+    except Exception as error:
+        _tell("to", file.path, error)
+        raise
+    finally:
+        with anyio.move_on_after(CLOSE_PATIENCE, shield=True):
+            await in_thread(file.close)
