@@ -376,6 +376,8 @@ class Endpoint:
         if welcome.knows:
             self._take_known(opening, welcome, now)
             return
+        if welcome.incarnation in self._fenced:
+            return  # law 14: never again, whoever asked
         if self._in_use(welcome.name, welcome.incarnation):
             return
         if not FLOOR <= welcome.version <= VERSION:
