@@ -177,7 +177,9 @@ class Endpoint:
         if opening is not None:
             return opening.session
         for half in self._half_open.values():
-            if half.session.peer == peer:
+            # A hello that asks for another session may have been meant for another
+            # program of our name, and then nobody goes on with our answer to it.
+            if half.session.peer == peer and not half.greeting.asks:
                 return half.session  # no own hello while half-open
         session = self._new_session(self.settings.random(16), peer)
         self._opening[peer] = _Opening(session, now)
@@ -294,7 +296,7 @@ class Endpoint:
         opening = self._opening.get(hello.name)
         if opening is not None and self.settings.name < hello.name:
             return  # hellos crossed: theirs gives way to ours
-        if opening is not None:
+        if opening is not None and not hello.asks:
             del self._opening[hello.name]
             own = opening.session
             own.renumber(session)
