@@ -184,9 +184,12 @@ class NatsBus(Bus):
         route = subject.rpartition(".")[0]
         entries = self._routes.get(route)
         if entries is None:
-            if self._mailboxes is not None and self._mailboxes.answer(subject, data):
-                return True
-            return subject.startswith("rb.")
+            ours = subject.startswith("rb.")
+            if self._mailboxes is None:
+                return ours
+            if ours and reply:
+                self._mailboxes.give_back(reply)
+            return ours or self._mailboxes.answer(subject, data)
         for deliver, lane in entries:
             try:
                 deliver(data, lane)
@@ -246,9 +249,15 @@ class NatsBus(Bus):
 
     async def _detach(self, route: str) -> None:
         subscription = self._subscriptions.pop(route, None)
-        if subscription is not None:
-            with contextlib.suppress(nats_errors.Error):
-                await subscription.unsubscribe()
+        connection = self._link.current
+        if subscription is None or connection is None:
+            return
+        if self._mailboxes is not None:
+            # Until the server has heard of it, mail comes that has to be given back.
+            connection.in_background(_leave(subscription))
+            return
+        with contextlib.suppress(nats_errors.Error):
+            await subscription.unsubscribe()
 
     def _on_error(self, connection: Connection, error: Exception) -> None:
         """What the client reports of a connection that stands."""
@@ -261,3 +270,9 @@ class NatsBus(Bus):
             self._link.board.tell(
                 LinkEvent("lost", words.removeprefix("nats: "), error)
             )
+
+
+async def _leave(subscription: Subscription) -> None:
+    """Read no more, once the server has heard of it."""
+    with contextlib.suppress(nats_errors.Error):
+        await subscription.drain()  # type: ignore[no-untyped-call]

@@ -127,14 +127,19 @@ class Connection:
         The work is never cancelled, as the client does not bear that in its exchanges
         (an answer to a cancelled ping ends its reader): it ends with the connection.
         """
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task = self.in_background(work)
         await asyncio.wait({task, self.lost}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done() or self.lost.done():
             return False
         task.result()
         return True
+
+    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Do it without being waited for; it ends with the connection at the latest."""
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
 
     async def settle(self) -> bool:
         """Wait until the server has acted on all that was sent; False if it was lost."""

@@ -45,9 +45,13 @@ MAKE_LIMIT = 10.0
 MAKE_PAUSE = 0.25
 """Seconds between attempts to make it."""
 
-ACK_WAIT = 30.0
+ACK_WAIT = 5.0
 """Seconds until the server sends again what was not acknowledged. Acknowledgements leave
-in the turn of the delivery, so this is met only when one was lost."""
+in the turn of the delivery, so this is met when one was lost, or a reader with them."""
+
+GIVE_BACK = b'-NAK {"delay": 50000000}'
+"""To send again what came after its reader had left, 50 ms later (JetStream: in ns), by
+when the server has heard that it left."""
 
 KEPT_PER_SENDER = 1024
 """Messages kept of one sender to one lane of one peer, so that a flood to a peer that is
@@ -109,6 +113,11 @@ class Mailboxes:
         if not self._taken:
             asyncio.get_running_loop().call_soon(self._acknowledge)
         self._taken.append(reply)
+
+    def give_back(self, reply: str) -> None:
+        """A message came that nobody reads any more: the mailbox has to keep it."""
+        if self._connection is not None:
+            self._connection.wire.send(pub_cmd(reply, "", GIVE_BACK))
 
     def answer(self, subject: str, data: bytes) -> bool:
         """Take an acknowledgement of `publish`; False if it is none."""

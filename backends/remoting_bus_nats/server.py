@@ -90,7 +90,7 @@ class EmbeddedServer:
         store: A folder for mailboxes that outlives the server; else they go with it.
 
     Attributes:
-        pid: The server's process now; None while it is not up.
+        pid: The server's process now; None while there is none.
         log_path: Its log, which stays when it ends.
         restarts: How often it was started again.
     """
@@ -265,8 +265,8 @@ class EmbeddedServer:
         command = [find_server(), "-c", str(self._folder.path / "nats-server.conf")]
         output = self._folder.path / "output.log"
         async with open_child(command, log=output, grace=STOP_GRACE) as child:
-            await self._until_ready(child)
             self.pid = child.pid
+            await self._until_ready(child)
             self._up.set()
             status = await child.wait()
         raise ConnectionFailed(

@@ -108,5 +108,5 @@ def test_nothing_is_left_when_the_test_process_is_killed() -> None:
         assert len(pids) == 3
         process.send_signal(signal.SIGKILL)
     for pid in pids:
-        if psutil.pid_exists(pid):
+        with contextlib.suppress(psutil.NoSuchProcess):
             psutil.Process(pid).wait(LIMIT)

@@ -13,6 +13,7 @@ from remoting_bus.errors import ConnectionFailed
 from remoting_bus.names import Address, Lane
 from remoting_bus.testing.brokers import LocalNats
 from remoting_bus_nats import NatsBackend
+from remoting_bus_nats.mailbox import ACK_WAIT
 
 pytestmark = [pytest.mark.asyncio, pytest.mark.broker("nats")]
 
@@ -178,3 +179,19 @@ async def test_no_room_for_mailboxes_is_an_error(own: LocalNats) -> None:
         with pytest.raises(ConnectionFailed, match="no mailbox can be had"):
             async with reading(bus):
                 pass
+
+
+async def test_what_comes_while_its_reader_leaves_is_kept(own: LocalNats) -> None:
+    """Sent in the turn of leaving: the next reader has it, in ACK_WAIT at the latest.
+
+    As a rule we give it back at once; if the server hands it on in the very moment in
+    which the reader leaves, it notices only by the missing acknowledgement.
+    """
+    to = Address("ns", "reader", "writer")
+    async with NatsBackend().open(own.urls[0] + OPTIONS) as bus:
+        for body in numbered(5):
+            async with reading(bus) as reader:
+                pass
+            await bus.publish(to, Lane.CALL, body)
+            async with reading(bus) as reader, asyncio.timeout(ACK_WAIT * 2):
+                await reader.wait_for(body)
