@@ -11,7 +11,7 @@ from cyclopts import App
 
 __all__ = ["make_app"]
 
-COMMANDS = ("master", "agent", "ps", "call", "doctor", "demo")
+COMMANDS = ("master", "agent", "ps", "run", "call", "cp", "doctor", "demo")
 
 
 def make_app() -> App:

@@ -20,7 +20,6 @@ from remoting_bus.names import Address, Lane
 from .failures import Failure, Wrong
 from .output import Output
 from .places import Common, Place, find
-from .session import REACH_TIMEOUT
 
 __all__ = ["doctor"]
 
@@ -65,8 +64,7 @@ def doctor(url: str | None = None, /, *, common: Common | None = None) -> None:
     if url is not None and common.url is not None:
         raise Wrong("give the URL once: doctor URL")
     place = find(url or common.url, common.namespace)
-    limit = REACH_TIMEOUT if common.timeout is None else common.timeout
-    report = run(_examine, place, limit)
+    report = run(_examine, place, common.patience)
     output = Output(as_json=common.as_json)
     if output.as_json:
         output.data(asdict(report))

@@ -21,7 +21,14 @@ from remoting_bus._remote.join import JoinToken
 from .failures import Wrong
 from .record import latest
 
-__all__ = ["CONFIG_VARIABLE", "NAMESPACE_VARIABLE", "URL_VARIABLE", "Common", "Place"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "NAMESPACE_VARIABLE",
+    "REACH_TIMEOUT",
+    "URL_VARIABLE",
+    "Common",
+    "Place",
+]
 
 URL_VARIABLE = "REMOTING_BUS_URL"
 NAMESPACE_VARIABLE = "REMOTING_BUS_NAMESPACE"
@@ -29,6 +36,9 @@ CONFIG_VARIABLE = "REMOTING_BUS_CONFIG"
 """Another path for the file, which is `remoting-bus/config.toml` in the user's folder."""
 
 DEFAULT_NAMESPACE = "default"
+
+REACH_TIMEOUT = 10.0
+"""Seconds to reach the bus, where no --timeout is given: people wait no longer."""
 
 
 @Parameter(name="*")
@@ -48,6 +58,11 @@ class Common:
     namespace: Annotated[str | None, Parameter(name="--namespace")] = None
     timeout: Annotated[float | None, Parameter(name="--timeout")] = None
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+
+    @property
+    def patience(self) -> float:
+        """Seconds to reach the bus, and an agent."""
+        return REACH_TIMEOUT if self.timeout is None else self.timeout
 
     def place(self) -> Place:
         """Find the bus.

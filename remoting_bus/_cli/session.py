@@ -13,10 +13,7 @@ from remoting_bus._master import Master
 
 from .places import Common
 
-__all__ = ["REACH_TIMEOUT", "reach"]
-
-REACH_TIMEOUT = 10.0
-"""Seconds to reach the bus, where no --timeout is given: people wait no longer."""
+__all__ = ["reach"]
 
 
 @asynccontextmanager
@@ -27,8 +24,7 @@ async def reach(common: Common) -> AsyncGenerator[Master, None]:
         ConnectionFailed: The bus could not be reached in time.
     """
     place = common.place()
-    limit = REACH_TIMEOUT if common.timeout is None else common.timeout
     async with Master(
-        place.urls, namespace=place.namespace, adopt=False, timeout=limit
+        place.urls, namespace=place.namespace, adopt=False, timeout=common.patience
     ) as master:
         yield master
