@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -75,6 +76,22 @@ def test_state_stands_in_the_specification() -> None:
         if name.startswith("STATE_")
     )
     assert [int(row[0]) for row in table("state")] == keys
+
+
+def test_limits_stand_in_the_specification() -> None:
+    """Each limit by its name and value, and none of those with a public name is left out."""
+    rows = {row[0]: float(row[1]) for row in table("limits")}
+    for name, value in rows.items():
+        module, _, constant = name.partition(".")
+        found = importlib.import_module(f"remoting_bus.protocol.{module}")
+        assert getattr(found, constant) == value, name
+    limits = {
+        f"{path.stem}.{name}"
+        for path in (ROOT / "remoting_bus" / "protocol").glob("*.py")
+        for name in re.findall(r"^(MAX_\w+)(?=.*=)", path.read_text("utf-8"), re.M)
+    }
+    # How much a program writes at once is nothing of the wire's.
+    assert limits - {"ends.MAX_PIECE"} <= rows.keys()
 
 
 def test_the_tree_of_errors_is_whole() -> None:
