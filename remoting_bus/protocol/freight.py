@@ -83,6 +83,7 @@ class Freight:
         self._credits: dict[int, int] = {}
         self._notes: list[tuple[Lane, bytes]] = []  # STOP frames, bounded by streams
         self._closing = False
+        self._leaving = False
         self._expected: tuple[int, int] | None = None
         self._turn = 0
         self._budget = max(
@@ -139,7 +140,9 @@ class Freight:
 
     def _close(self) -> None:
         """Goodbye: what was not pulled is reset; then nothing new (law 9)."""
-        self._closing = True
+        self._closing = self._leaving = True
+        self._early.clear()  # what introduces them is not taken any more
+        self._early_bytes = 0
         for out in list(self._out.values()):
             if out.pieces or out.closing is None:
                 self._reset_out(out, "the channel was closed")
@@ -290,6 +293,8 @@ class Freight:
 
     def _keep_early(self, stream: int, frame: list[Any]) -> None:
         """Bytes before their stream (law 6)."""
+        if self._leaving:
+            return
         if frame[0] == FrameKind.DATA:
             self._early_bytes += len(frame[3])
         if self._early_bytes > EARLY + BULK_ENVELOPE or len(self._early) > MAX_STREAMS:
