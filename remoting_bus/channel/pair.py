@@ -134,11 +134,11 @@ class Pair(Bus):
         tasks.on_crash = self._break
         async with AsyncExitStack() as stack:
             bus = await stack.enter_async_context(self._connected())
-            self._bus = bus
             self.loops = self._how_many_loops(bus.limits)
             self.line = Line(
                 tasks, bus, inbound=self._up, outbound=self._down, one_each=True
             )
+            self._bus = bus
             stack.callback(self.line.close)
             self.threads = WorkerThreads(tasks)
             stack.callback(self.threads.close)
@@ -226,6 +226,8 @@ class Pair(Bus):
 
     def _wake_calls(self) -> None:
         """Something stands for the line of calls; from any thread."""
+        if self._bus is None:
+            return  # it ended before it was open
         if self.loops == 2:
             self._loop.post(self.line.crossed)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,12 @@ _KIND_AT = 2
 """The kind's place in an envelope; `protocol/envelope` has the layout."""
 
 TAG_BYTES = 8
+
+EARLY_MESSAGES = 8
+EARLY_BYTES = 512 * 1024
+"""What is kept of sessions that the other line has not told of yet. Both connections of
+a new session race; its first bytes are at most 256 KiB (law 6), and without this they
+would come again only after half a second."""
 
 _logger = logging.getLogger("remoting_bus")
 _tags = itertools.count(1)
@@ -84,6 +91,8 @@ class BulkPort:
         self.jobs = Jobs()
         self._address = address
         self._routes: dict[bytes, Entry] = {}
+        self._early: deque[bytes] = deque()
+        self._early_bytes = 0
 
     def opened(self, key: bytes, batch: Batch) -> Entry | None:
         """Make the half of a session that was opened on the other line."""
@@ -103,7 +112,18 @@ class BulkPort:
         standby.touched = lambda: self.line.touch(entry)
         self._routes[opening.session] = entry
         self.line.add(entry)
+        for body in list(self._early):
+            if read_session(body) == opening.session:
+                self._early.remove(body)
+                self._early_bytes -= len(body)
+                standby.receive(body, clock())
         return entry
+
+    def _keep_early(self, body: bytes) -> None:
+        self._early.append(body)
+        self._early_bytes += len(body)
+        while len(self._early) > EARLY_MESSAGES or self._early_bytes > EARLY_BYTES:
+            self._early_bytes -= len(self._early.popleft())
 
     def _introduced(self, standby: Standby, key: bytes) -> None:
         events, standby.events = standby.events, []
@@ -115,13 +135,15 @@ class BulkPort:
         self.jobs.session_over(entry.key)
 
     def deliver(self, body: bytes, lane: Lane) -> None:
-        """Take a message from the bus; of a session unknown here it is dropped."""
+        """Take a message from the bus."""
         line = self.line
         try:
             if line.inbound:
                 line.take_crossing()
             entry = self._routes.get(read_session(body))
-            if entry is not None:
+            if entry is None:
+                self._keep_early(body)
+            else:
                 half: Any = entry.half
                 half.receive(body, clock())
                 line.touch(entry)

@@ -217,6 +217,7 @@ async def test_streams_break_with_their_session(two: Opener) -> None:
             while not writer.outlet.written:
                 await anyio.sleep(0)
             t.link.end(ChannelClosed("on purpose"))
+            t.b.links["a"].end(ChannelClosed("the peer does not hear of the other end"))
         assert (await t.link.wait(call)).kind is OutcomeKind.CANCELLED
         assert t.link.phase is Phase.OVER
 
