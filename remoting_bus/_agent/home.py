@@ -46,6 +46,10 @@ asked for."""
 SILENT_LOOKUPS = 3
 """Lookups in a row that others answer and the home does not, before it is left."""
 
+LAST_WORD = 1.0
+"""Seconds that a fenced agent stays, so that its acknowledgement is out: that is what
+shows its master two living programs, and keeps them from taking turns (law 14)."""
+
 _logger = logging.getLogger("remoting_bus")
 
 
@@ -105,13 +109,14 @@ class Home:
             self._on_home(link)
             await self._stay(link)
             self.link, self._info[HOME] = None, ""
-            self._check_fenced(link)
+            await self._check_fenced(link)
             # All agents of a master that has gone notice within a moment.
             await anyio.sleep(self._dice.uniform(0.0, FIRST_PAUSE))
 
-    def _check_fenced(self, link: Link) -> None:
+    async def _check_fenced(self, link: Link) -> None:
         fenced = self._node.fenced
         if link.phase is Phase.OVER and fenced is not None and fenced.peer == link.peer:
+            await anyio.sleep(LAST_WORD)
             by = _described(fenced.by)
             raise NameTaken(
                 f"agent {self._name!r} has stopped: another program has taken its name "

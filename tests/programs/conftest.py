@@ -32,9 +32,25 @@ MAILBOX_BYTES = 8 * 1024 * 1024
 PLACES: list[Any] = [*MEMORY, *BROKERS]
 
 
+def _named(*names: str) -> Any:
+    chosen = [each for each in PLACES if _bus(each) in names]
+    return pytest.mark.parametrize("place_kind", chosen, ids=id_of)
+
+
+def _bus(place: Any) -> str:
+    return str(getattr(place, "values", (place,))[0][0])
+
+
 def id_of(value: object) -> str:
     """Return how a place is called in a test's id."""
     return "-".join(value) if isinstance(value, tuple) else str(value)
+
+
+shared = _named("memory", "nats", "jetstream")
+"""Marks a test whose bus outlives its master: an embedded one does not."""
+
+between_processes = _named("nats")
+"""Marks a test of several processes; one bus is enough."""
 
 
 class Brokers:

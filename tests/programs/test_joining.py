@@ -26,7 +26,7 @@ from remoting_bus.errors import (
     PeerLost,
 )
 
-from .conftest import Place
+from .conftest import Place, shared
 
 pytestmark = pytest.mark.anyio
 
@@ -70,9 +70,8 @@ async def test_serve_says_that_it_has_joined(place: Place) -> None:
         tasks.cancel_scope.cancel()
 
 
+@shared
 async def test_an_agent_may_be_there_before_its_master(place: Place) -> None:
-    if place.bus == "embedded":
-        pytest.skip("an embedded bus comes with its master")
     async with open_bus(place.url) as bus, anyio.create_task_group() as tasks:
         options: dict[str, Any] = {"offers": {"commands"}}
         agent = Agent(bus, name="early", namespace=place.namespace, **options)
@@ -135,10 +134,12 @@ async def test_ready_waits_for_an_agent_and_gives_up(place: Place) -> None:
 async def test_a_call_waits_for_an_agent_that_comes(place: Place) -> None:
     async with place.master() as master, anyio.create_task_group() as tasks:
         results: list[int] = []
+        done = anyio.Event()
 
         async def call() -> None:
             handle = master.agent("agent").using(timeout=20)
             results.append(await handle.call("add", 1, 2))
+            done.set()
 
         tasks.start_soon(call)
         await anyio.wait_all_tasks_blocked()
@@ -146,8 +147,7 @@ async def test_a_call_waits_for_an_agent_that_comes(place: Place) -> None:
         agent.command("add")(lambda a, b: a + b)
         async with agent:
             with anyio.fail_after(20):
-                while not results:
-                    await anyio.sleep(0.01)
+                await done.wait()
         assert results == [3]
 
 
@@ -164,9 +164,8 @@ async def test_an_agent_that_is_never_there(
         assert late.value.executed == "no"
 
 
+@shared
 async def test_an_agent_finds_a_master_that_was_restarted(place: Place) -> None:
-    if place.bus == "embedded":
-        pytest.skip("an embedded bus ends with its master")
     async with anyio.create_task_group() as tasks:
         async with open_bus(place.url) as bus:
             agent = Agent(
@@ -181,10 +180,9 @@ async def test_an_agent_finds_a_master_that_was_restarted(place: Place) -> None:
             tasks.cancel_scope.cancel()
 
 
+@shared
 async def test_two_masters_share_a_namespace(place: Place) -> None:
     """Each agent has one home; the other master calls it all the same."""
-    if place.bus == "embedded":
-        pytest.skip("an embedded bus has one master")
     async with place.master("one") as one, place.master("two") as two:
         names = [f"agent-{n}" for n in range(8)]
         async with anyio.create_task_group() as tasks:
@@ -209,11 +207,10 @@ async def test_two_masters_share_a_namespace(place: Place) -> None:
             tasks.cancel_scope.cancel()
 
 
+@shared
 async def test_a_master_that_does_not_adopt_has_no_agents_and_calls(
     place: Place,
 ) -> None:
-    if place.bus == "embedded":
-        pytest.skip("an embedded bus has one master")
     async with place.master("home") as home, place.agent(home) as agent:
         agent.command("add")(lambda a, b: a + b)
         async with place.master("tool", adopt=False) as tool:
@@ -223,9 +220,8 @@ async def test_a_master_that_does_not_adopt_has_no_agents_and_calls(
             assert agent.master == "home"
 
 
+@shared
 async def test_namespaces_keep_fleets_apart(place: Place) -> None:
-    if place.bus == "embedded":
-        pytest.skip("one master has one namespace")
     async with place.master() as ours, place.agent(ours):
         async with Master(place.url, namespace="elsewhere") as theirs:
             assert await theirs.survey(timeout=0.4) == []
@@ -276,7 +272,11 @@ async def test_one_agents_failure_is_an_outcome(place: Place) -> None:
             async with gathered as results:
                 async for each, outcome in results:
                     states[each.name] = outcome.state
-            assert states == {"good": "returned", "bad": "refused", "absent": "cancelled"}
+            assert states == {
+                "good": "returned",
+                "bad": "refused",
+                "absent": "cancelled",
+            }
 
 
 async def test_leaving_a_gather_cancels_what_runs(place: Place) -> None:
@@ -310,11 +310,11 @@ async def test_an_agent_drains(place: Place) -> None:
             await go_on.wait()
             return "done"
 
-        served: list[str] = []
+        served = anyio.Event()
 
         async def serve(task_status: Any) -> None:
             await agent.serve(task_status=task_status)
-            served.append("returned")
+            served.set()
 
         await tasks.start(serve)
         handle = master.agent("agent")
@@ -324,14 +324,12 @@ async def test_an_agent_drains(place: Place) -> None:
             tasks.start_soon(agent.drain)
             await anyio.wait_all_tasks_blocked()
             with pytest.raises(CallRefused, match="is leaving"):
-                while True:  # the agent may not have begun to drain in this turn
-                    await handle.using(timeout=5).call("work")
+                await handle.using(timeout=5).call("work")
             go_on.set()
             assert await call.result() == "done"
             assert await kinds(events, 1) == [(AgentLeft, "agent")]
         with anyio.fail_after(10):
-            while not served:
-                await anyio.sleep(0.01)
+            await served.wait()
         assert handle.state == "left"
 
 

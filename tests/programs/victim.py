@@ -58,10 +58,10 @@ async def main(url: str, namespace: str, name: str) -> int:
         agent.command(function.__name__)(function)
     try:
         async with agent:
-            print("joined", flush=True)
+            print("joined", flush=True)  # noqa: T201 - what the test waits for
             await agent.wait_ended()
     except NameTaken as error:
-        print(error, file=sys.stderr, flush=True)
+        print(error, file=sys.stderr, flush=True)  # noqa: T201 - for people
         return NAME_TAKEN
     return 0
 
