@@ -54,7 +54,9 @@ def published(record: Record) -> Iterator[Path]:
         Failure: The folder is not this user's alone.
     """
     place = folder()
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # One by one: `mkdir` gives parents that it makes the usual mode.
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.mkdir(mode=0o700, exist_ok=True)
     _check(place)
     name = f"{record.pid}-{secrets.token_hex(4)}"
     hidden, path = place / f".{name}.new", place / f"master-{name}.json"
@@ -121,11 +123,18 @@ def _parsed(text: bytes) -> Record | None:
 
 
 def _check(place: Path) -> None:
-    """Refuse a folder that others can write to: they could send us to a bus of theirs."""
-    status = place.lstat()
-    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & 0o077
-    if status.st_uid != os.getuid() or not private:
+    """Refuse a folder that others can write to: they could send us to a bus of theirs.
+
+    The one that it is in, too, as who can write there can put another in its place.
+    """
+    if not (_is_ours(place, 0o077) and _is_ours(place.parent, 0o022)):
         raise Failure(
             f"{place} is not this user's alone: remove it, or make it so "
             f"(chown {os.getuid()}, chmod 700)"
         )
+
+
+def _is_ours(place: Path, forbidden: int) -> bool:
+    status = place.lstat()
+    private = stat.S_ISDIR(status.st_mode) and not status.st_mode & forbidden
+    return private and status.st_uid == os.getuid()

@@ -5,7 +5,7 @@ It must not know what the steps do.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from remoting_bus._cli.failures import describe
 from remoting_bus._loop import clock
@@ -14,9 +14,11 @@ from . import bulk, calls, faults
 from .show import Done, Show, Skipped, Unexpected
 from .stage import Stage, opened
 
-__all__ = ["STEPS", "play"]
+__all__ = ["STEPS", "Step", "play", "play_steps"]
 
-STEPS: tuple[tuple[str, str, Callable[[Stage, Show], Awaitable[Done]]], ...] = (
+Step = Callable[[Stage, Show], Awaitable[Done]]
+
+STEPS: tuple[tuple[str, str, Step], ...] = (
     ("call", "Call a function on all agents", calls.call_all),
     ("command", "Run a build-like command, its output as it comes", calls.command),
     ("file", "Send a file", bulk.send_file),
@@ -34,15 +36,22 @@ async def play(url: str | None, show: Show) -> None:
     show.say("Starting a bus, a master and three agents, each a process")
     async with opened(url) as stage:
         show.say(f"  bus: {', '.join(stage.master.urls)}")
-        for name, title, step in STEPS:
-            show.say(title)
-            await _play_one(name, step, stage, show)
+        await play_steps(STEPS, stage, show)
     show.end(clock() - began)
+
+
+async def play_steps(
+    steps: Iterable[tuple[str, str, Step]], stage: Stage, show: Show
+) -> None:
+    """Play each step, whatever became of the ones before it."""
+    for name, title, step in steps:
+        show.say(title)
+        await _play_one(name, step, stage, show)
 
 
 async def _play_one(
     name: str,
-    step: Callable[[Stage, Show], Awaitable[Done]],
+    step: Step,
     stage: Stage,
     show: Show,
 ) -> None:
