@@ -52,6 +52,9 @@ _REFUSED = (
 class Refused(ConnectionFailed):
     """The server does not take the credentials; trying again is of no use."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, final=True)
+
 
 class Connection:
     """One client on one wire, from its first connect to its loss.

@@ -32,6 +32,9 @@ envelope. More would only be a queue that nothing can overtake."""
 UNSENT_LOW = 64 * 1024
 """Unsent bytes at which waiting ends, so that the socket never runs dry."""
 
+LARGE = 16 * 1024
+"""Bytes of a message that is not gathered: the copy would cost more than the call."""
+
 FULL_READ = 64 * 1024
 """Bytes of one read that mean that more was waiting in the kernel."""
 
@@ -65,6 +68,8 @@ class Wire(Transport, asyncio.Protocol):
         self._reader: asyncio.Future[None] | None = None
         self._gathered: list[bytes] | None = None
         self._gathered_bytes = 0
+        self._sent_in_turn = 0
+        self._in_bursts = False
         self._full = False
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._let_in = 0
@@ -250,14 +255,26 @@ class Wire(Transport, asyncio.Protocol):
             self._loop.call_soon(self._wake_waiting)
 
     def send(self, message: bytes) -> None:
-        """Send now if it is the first of this turn, else together with the others."""
-        if self._gathered is not None:
-            self._gathered.append(message)
-            self._gathered_bytes += len(message)
-        elif self._socket is not None and not self._ended:
+        """Send now if it is alone, or large, else together with others of its turn.
+
+        Whether it is alone is guessed from the turn before: a first message sent by
+        itself wakes the peer for it, and for the rest again.
+        """
+        if self._socket is None or self._ended:
+            return
+        if self._gathered is None:
             self._gathered = []
             self._loop.call_soon(self._end_turn)
+        self._sent_in_turn += 1
+        if len(message) >= LARGE:
+            if self._gathered:
+                self._send_gathered()
             self._socket.write(message)
+        elif self._sent_in_turn == 1 and not self._in_bursts:
+            self._socket.write(message)
+        else:
+            self._gathered.append(message)
+            self._gathered_bytes += len(message)
 
     async def flushed(self) -> None:
         """Until nothing is unsent here, or the connection is lost."""
@@ -273,11 +290,11 @@ class Wire(Transport, asyncio.Protocol):
         transport.set_write_buffer_limits(high=UNSENT_HIGH, low=UNSENT_LOW)
 
     def _end_turn(self) -> None:
-        if self._gathered_bytes:
+        if self._gathered:
             self._send_gathered()
-            self._loop.call_soon(self._end_turn)
-        else:
-            self._gathered = None
+        self._gathered = None
+        self._in_bursts = self._sent_in_turn > 1
+        self._sent_in_turn = 0
         self._wake_waiting()
 
     def _send_gathered(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,7 +21,7 @@ from .base import LocalBroker, Node, free_ports
 __all__ = ["LocalNats", "find_server"]
 
 HTTP_LIMIT = 1.0
-"""Seconds for an answer of the server's monitoring."""
+"""Seconds for an answer of the server."""
 
 
 class LocalNats(LocalBroker):
@@ -104,7 +105,7 @@ class LocalNats(LocalBroker):
     def _is_ready(self, node: Node) -> bool:
         http = f"http://127.0.0.1:{self._http[node.number]}"
         health = _get(f"{http}/healthz")
-        if health is None or health.get("status") != "ok":
+        if health is None or health.get("status") != "ok" or not _greets(node.port):
             return False
         if self._count == 1:
             return True
@@ -117,7 +118,7 @@ class LocalNats(LocalBroker):
 
     def _is_back(self, node: Node) -> bool:
         # The cluster's JetStream may be seconds from a new leader; clients are served.
-        return _get(f"http://127.0.0.1:{self._http[node.number]}/varz") is not None
+        return _greets(node.port)
 
     def _url(self, node: Node, port: int) -> str:
         scheme = "nats" if self._tls is None else "tls"
@@ -130,6 +131,17 @@ class LocalNats(LocalBroker):
             )
         options = "" if self._tls is None else f"?tls_ca={self._tls}/ca.pem"
         return f"{scheme}://{login}127.0.0.1:{port}{options}"
+
+
+def _greets(port: int) -> bool:
+    """Whether clients are served; the monitoring is, some milliseconds earlier."""
+    try:
+        with socket.create_connection(
+            ("127.0.0.1", port), timeout=HTTP_LIMIT
+        ) as client:
+            return client.recv(4) == b"INFO"
+    except OSError:
+        return False
 
 
 def _get(url: str) -> dict[str, object] | None:
