@@ -58,12 +58,14 @@ def _load(entry: EntryPoint) -> Backend:
         made = entry.load()
     except ImportError as error:
         raise ConnectionFailed(
-            f"the driver for {entry.name}:// cannot be imported ({error}). {_cure(entry)}"
+            f"the driver for {entry.name}:// cannot be imported ({error}). {_cure(entry)}",
+            final=True,
         ) from error
     except AttributeError as error:
         raise ConnectionFailed(
             f"the driver for {entry.name}:// is not where {_owner(entry)} says, at "
-            f"{entry.value}. {_cure(entry)}"
+            f"{entry.value}. {_cure(entry)}",
+            final=True,
         ) from error
     if not (isinstance(made, type) and issubclass(made, Backend)):
         raise TypeError(
