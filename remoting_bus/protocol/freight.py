@@ -375,6 +375,9 @@ class Freight:
         if out.ready() and not out.listed:
             out.listed = True
             self._ready.setdefault(self._lane(out.log), deque()).append(out)
+        elif out.asked_at is None and out.blocked():
+            # Written while at the limit: the credit may have come, and been lost.
+            out.asked_at = self.now + out.patience
 
     @property
     def has_more(self) -> bool:
