@@ -18,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 from typing_extensions import TypeVarTuple, Unpack
 
 from remoting_bus.errors import ChannelBroken
@@ -116,7 +117,6 @@ class Tasks:
                 self.error = self._why(_single(error))
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
-
 
     def _why(self, error: BaseException) -> BaseException | None:
         """Return what ended it; None where its owner had it cancelled."""
@@ -336,7 +336,7 @@ class IoThread(_Owner[T]):
         # would block the loop for them.
         with anyio.move_on_after(CLOSE_PATIENCE):
             while self._thread.is_alive():
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
 
 
 class Errand(_Owner[T]):

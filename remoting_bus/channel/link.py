@@ -210,7 +210,7 @@ class Link:
     async def carry(
         self,
         end: Carried,
-        job: Callable[[Any], Awaitable[R]],
+        job: Callable[..., Awaitable[R]],
         *,
         progress: Callable[[Any], None] | None = None,
     ) -> R:
@@ -238,8 +238,7 @@ class Link:
         async def work(stream: ReceiveStream | SendStream) -> R:
             if report is None:
                 return await job(stream)
-            with_report: Callable[..., Awaitable[R]] = job
-            return await with_report(stream, report.put)
+            return await job(stream, report.put)
 
         @asynccontextmanager
         async def life(tasks: Tasks) -> AsyncGenerator[None, None]:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 import anyio
 
+from remoting_bus import observe
 from remoting_bus._loop import Supervisor, Tasks, WorkerThreads, clock, current_loop
 from remoting_bus.errors import (
     CallTimeout,
@@ -384,6 +385,7 @@ class Node:
             elif isinstance(event, FencedOut):
                 self.fenced = event
                 _logger.warning("%s: %s has taken this name", self.name, event.by)
+                observe.tell(observe.NameTaken(self.name, event.peer))
                 old = self.links.get(event.peer)
                 if old is not None:
                     old.touch()
@@ -435,8 +437,23 @@ class Node:
             self._unsettled.pop(link, None)
         if change.phase is Phase.OVER and self.links.get(link.peer) is link:
             del self.links[link.peer]
+        if observe.observed():
+            self._tell(link, change)
         for watcher in list(self._watchers):
             watcher(link, change)
+
+    def _tell(self, link: Link, change: PhaseChanged) -> None:
+        reason = change.reason or str(change.cause or "")
+        observe.tell(
+            observe.LinkChanged(
+                local=self.name,
+                peer=link.peer,
+                session=link.session_id.hex(),
+                phase=change.phase.value,
+                kind=change.kind,
+                reason=reason,
+            )
+        )
 
     def references_released(self, link: Link, references: list[int]) -> None:
         """The peer of a link can use these objects of ours no more."""

@@ -20,10 +20,11 @@ from collections.abc import (
 )
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from types import TracebackType
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import anyio
 
+from remoting_bus import observe
 from remoting_bus._loop import (
     Crossing,
     Errand,
@@ -152,7 +153,9 @@ class Pair(Bus):
             self._bulk = await stack.enter_async_context(bulk)
             smaller = min(bus.limits.max_bytes, self._bulk.bus.limits.max_bytes)
             self.limits = _with_max_bytes(bus.limits, smaller)
-            tasks.start_soon(_watch_link, bus, self.line, tasks, name="link of calls")
+            tasks.start_soon(
+                _watch_link, bus, self.line, tasks, "calls", name="link of calls"
+            )
             try:
                 yield self
             finally:
@@ -180,7 +183,7 @@ class Pair(Bus):
             bulk = _Bulk(tasks, bus, line)
             # What crosses before this has been put by nobody: no node is entered yet.
             self._bulk = bulk
-            tasks.start_soon(_watch_link, bus, line, tasks, name="link of bulk")
+            tasks.start_soon(_watch_link, bus, line, tasks, "bulk", name="link of bulk")
             yield bulk
 
     @asynccontextmanager
@@ -361,10 +364,14 @@ def _with_max_bytes(limits: BusLimits, max_bytes: int) -> BusLimits:
     )
 
 
-async def _watch_link(bus: Bus, line: Line, tasks: Tasks) -> None:
+async def _watch_link(
+    bus: Bus, line: Line, tasks: Tasks, side: Literal["calls", "bulk"]
+) -> None:
     """Tell a line what becomes of its connection."""
     async with bus.link_events() as events:
         async for event in events:
+            if observe.observed():
+                observe.tell(observe.BusChanged(side, event.state, event.cause))
             match event.state:
                 case "up":
                     _logger.info("bus: up: %s", event.cause)

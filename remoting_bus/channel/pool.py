@@ -18,7 +18,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
-from remoting_bus._loop import Signal, Tasks
+from remoting_bus import observe
+from remoting_bus._loop import Signal, Tasks, clock
 from remoting_bus.protocol.calls import IncomingCall, RefusalCode
 
 __all__ = ["Answers", "Pool"]
@@ -32,8 +33,21 @@ _KEPT = 8
 _logger = logging.getLogger("remoting_bus")
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
 class Answers(Protocol):
     """Where a call came from, and what the pool itself answers there."""
+
+    @property
+    def node(self) -> _Named:
+        """The node that serves it."""
+
+    @property
+    def peer(self) -> str:
+        """Who called."""
 
     def refused(self, call: IncomingCall, code: RefusalCode, message: str) -> None:
         """Answer that it did not run."""
@@ -45,6 +59,9 @@ class Answers(Protocol):
 
 
 L = TypeVar("L", bound=Answers)
+
+_Item = tuple[L, IncomingCall, float]
+"""A call, where it came from, and when, where somebody wants to know."""
 
 
 class Pool(Generic[L]):
@@ -70,7 +87,7 @@ class Pool(Generic[L]):
         self._serve = serve
         self._limit = workers
         self._waiting = waiting
-        self._queue: deque[tuple[L, IncomingCall]] = deque()  # `waiting` bounds it
+        self._queue: deque[_Item[L]] = deque()  # `waiting` bounds it
         self._idle: list[Signal] = []
         self._coming = False  # a worker was woken and has not looked yet
         self._context = contextvars.copy_context()
@@ -101,14 +118,14 @@ class Pool(Generic[L]):
                 f"workers={self._limit} and waiting={self._waiting}",
             )
             return
-        item = (link, call)
+        item = (link, call, clock() if observe.observed() else 0.0)
         call.on_cancel = lambda: self._withdraw(item)
         self._queue.append(item)
         self._call_worker()
 
-    def _withdraw(self, item: tuple[L, IncomingCall]) -> None:
+    def _withdraw(self, item: _Item[L]) -> None:
         """It was cancelled while it waited."""
-        link, call = item
+        link, call, _ = item
         try:
             self._queue.remove(item)
         except ValueError:
@@ -158,10 +175,9 @@ class Pool(Generic[L]):
             if ran % _TURN == 0:
                 await self._tasks.loop.turn()
 
-    async def _run(
-        self, scope: anyio.CancelScope, item: tuple[L, IncomingCall]
-    ) -> None:
-        link, call = item
+    async def _run(self, scope: anyio.CancelScope, item: _Item[L]) -> None:
+        link, call, came = item
+        began = clock() if came else 0.0
         call.started = True
         call.on_cancel = scope.cancel
         self.running += 1
@@ -180,6 +196,18 @@ class Pool(Generic[L]):
             call.on_cancel = None
             if not call.ended:
                 link.cancelled_done(call, ran=True, message="it was stopped")
+            if came:
+                served = clock() - began
+                observe.tell(
+                    observe.CallServed(
+                        link.node.name,
+                        link.peer,
+                        call.name,
+                        began - came,
+                        served,
+                        call.cancelled,
+                    )
+                )
 
 
 def _with_context(

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+)
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from remoting_bus._loop import Loop, current_loop
@@ -77,7 +84,7 @@ class Hall(Backend):
 
     @asynccontextmanager
     async def _opened(self) -> AsyncGenerator[Bus, None]:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         if self.refuse:
             raise self.refuse.pop(0)
         bus = HallBus(self, current_loop())
@@ -115,7 +122,7 @@ class HallBus(Bus):
     async def publish(
         self, to: Address, lane: Lane, body: bytes, *, expires_in: float | None = None
     ) -> None:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         if not self.up:
             raise ChannelBroken("the link is down")
         self._put(to, lane, body)
@@ -193,9 +200,7 @@ def two(hall: Hall, shell: str) -> Opener:
     url = f"hall://here?loops={shell[-1]}"
 
     @asynccontextmanager
-    async def opened(
-        serve: Serve = echo, **options: Any
-    ) -> AsyncGenerator[Two, None]:
+    async def opened(serve: Serve = echo, **options: Any) -> AsyncGenerator[Two, None]:
         with anyio.fail_after(TIME_LIMIT):
             async with (
                 open_bus(url) as first,

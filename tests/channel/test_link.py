@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from remoting_bus._loop import clock
@@ -100,7 +101,7 @@ async def test_a_cancel_reaches_the_handler_and_is_acknowledged(two: Opener) -> 
         call = a_call()
         t.link.start(call)
         while not t.b.pool.running:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         t.link.cancel(call)
         outcome = await t.link.wait(call)
         assert outcome.kind is OutcomeKind.CANCELLED
@@ -159,7 +160,7 @@ async def test_a_cut_link_heals_and_the_call_ends(two: Opener) -> None:
         call = a_call("kept")
         t.link.start(call)
         while not ran:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         for pair in t.hall.buses:
             pair.tell(LinkEvent("down", "by a test"))
         await suspended.wait()
@@ -189,12 +190,12 @@ async def test_leaving_says_goodbye_at_once(two: Opener) -> None:
 async def test_calls_end_when_the_bus_is_gone_for_good(two: Opener) -> None:
     """Every call is lost at once with the cause, and leaving says it again."""
     fire = RuntimeError("the broker has burnt down")
-    with pytest.raises(ChannelBroken) as raised:
+    with pytest.raises(ChannelBroken) as raised:  # noqa: PT012 - it is raised on leaving
         async with two(forever) as t:
             call = a_call()
             t.link.start(call)
             while not t.b.pool.running:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             t.hall.buses[0].tell(LinkEvent("failed", "burnt down", fire))
             outcome = await t.link.wait(call)
             assert outcome.kind is OutcomeKind.LOST

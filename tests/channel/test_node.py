@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from remoting_bus.channel.link import Link
@@ -31,7 +32,7 @@ async def test_nobody_of_that_name(two: Opener) -> None:
             await t.a.connect("nobody", timeout=0.1)
         assert raised.value.executed == "no"
         while t.a.statistics()["links"] > 1:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
 
 async def test_crossing_hellos_make_one_link(hall: Hall, shell: str) -> None:
@@ -104,7 +105,7 @@ async def test_draining_refuses_new_calls_and_waits(two: Opener) -> None:
         running = a_call("had its time")
         t.link.start(running)
         while not t.b.pool.running:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         assert not await t.b.drain(timeout=0.05)
         late = a_call("late")
         t.link.start(late)
@@ -126,8 +127,8 @@ async def test_a_node_that_was_left_is_closed(hall: Hall) -> None:
             await link.wait(call)
             await b.aclose()
             while link.phase is not Phase.OVER:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             with pytest.raises(ChannelClosed, match="not open"):
                 await b.connect("a")
-        with pytest.raises(ValueError, match="agent name|name"):
+        with pytest.raises(ValueError, match="is not allowed"):
             Node(pair, "not a name", serve=echo)

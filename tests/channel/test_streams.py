@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from remoting_bus.channel.link import Link
@@ -192,7 +193,7 @@ async def test_a_reset_reaches_the_far_reader(two: Opener) -> None:
         call = OutgoingCall("f", encode([[], {}]), streams=[reader.inlet])
         t.link.start(call)
         while call.number is None:
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         writer.reset("changed my mind")
         await t.link.wait(call)
         assert seen == ["changed my mind"]
@@ -215,7 +216,7 @@ async def test_streams_break_with_their_session(two: Opener) -> None:
 
             group.start_soon(write)
             while not writer.outlet.written:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
             t.link.end(ChannelClosed("on purpose"))
             t.b.links["a"].end(ChannelClosed("the peer does not hear of the other end"))
         assert (await t.link.wait(call)).kind is OutcomeKind.CANCELLED

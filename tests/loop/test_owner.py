@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from remoting_bus._loop import Errand, IoThread, Supervisor, Tasks, current_loop
@@ -27,7 +28,7 @@ async def plain(tasks: Tasks) -> AsyncGenerator[Tasks, None]:
 @asynccontextmanager
 async def failing(tasks: Tasks) -> AsyncGenerator[None, None]:
     """A life that cannot be entered."""
-    await anyio.sleep(0)
+    await anyio.lowlevel.checkpoint()
     raise LookupError("not to be entered")
     yield
 
@@ -42,7 +43,7 @@ async def test_it_is_left_by_another_task() -> None:
         with anyio.CancelScope() as scope:
             got.append(await owner.__aenter__())
             scope.cancel()
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
 
     async with anyio.create_task_group() as group:
         group.start_soon(enter)
@@ -82,11 +83,11 @@ async def test_a_crash_is_told_before_anything_unwinds() -> None:
     async def bug() -> None:
         raise ZeroDivisionError("a bug")
 
-    with pytest.raises(ChannelBroken, match="a bug") as raised:
+    with pytest.raises(ChannelBroken, match="a bug") as raised:  # noqa: PT012 - it is raised on leaving
         async with Supervisor(life, "it") as tasks:
             tasks.start_soon(bug)
             while not unwound:
-                await anyio.sleep(0)
+                await anyio.lowlevel.checkpoint()
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
     assert unwound == [True]
 
@@ -142,7 +143,7 @@ async def test_a_thread_that_breaks_tells_the_loop() -> None:
         heard.set()
 
     thread = IoThread(plain, "test I/O", ended)
-    with pytest.raises(ChannelBroken, match="test I/O broke: a bug"):
+    with pytest.raises(ChannelBroken, match="test I/O broke: a bug"):  # noqa: PT012 - it is raised on leaving
         async with thread as tasks:
             tasks.loop.post(lambda: tasks.crash(ZeroDivisionError("a bug")))
             with anyio.fail_after(5):

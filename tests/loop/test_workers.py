@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import anyio
 import anyio.from_thread
+import anyio.lowlevel
 import pytest
 
 from remoting_bus._loop import Supervisor, Tasks, WorkerThreads
@@ -47,7 +49,7 @@ async def test_a_function_runs_in_a_thread(threads: WorkerThreads) -> None:
 
 async def test_many_run_and_none_is_lost(threads: WorkerThreads) -> None:
     """A burst far over the limit of threads."""
-    jobs = [threads.submit(lambda n=n: n * n) for n in range(1000)]
+    jobs = [threads.submit(functools.partial(pow, n, 2)) for n in range(1000)]
     assert [await job.wait() for job in jobs] == [n * n for n in range(1000)]
     assert threads.threads <= 3
 
@@ -66,7 +68,7 @@ async def test_from_thread_works_inside(threads: WorkerThreads) -> None:
     """As in a thread of anyio's own: code that relies on it is a user's."""
 
     async def double(number: int) -> int:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return 2 * number
 
     def function() -> tuple[int, str]:
@@ -93,7 +95,7 @@ async def test_a_cancelled_scope_is_seen_inside(threads: WorkerThreads) -> None:
     scope.cancel()
     go_on.set()
     while not job.done:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     assert job.error is not None
 
 
@@ -127,7 +129,7 @@ async def test_one_withdrawn_never_starts(threads: WorkerThreads) -> None:
     running = [threads.submit(release.wait) for _ in range(3)]
     late = threads.submit(lambda: ran.append(1))
     while not all(job.started for job in running):
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
     assert late.withdraw()
     assert not running[0].withdraw()
     release.set()
