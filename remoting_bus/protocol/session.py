@@ -42,8 +42,8 @@ from .flight import Flight
 from .goodbye import Goodbye
 from .inbox import Inbox
 from .lanes import Broken, Lanes, Opened
-from .liveness import Liveness
 from .outbox import STATE_ASK, STATE_MINIMUM, STATE_PARTED, Outbox
+from .pulse import Pulse
 from .queue import Entry
 from .references import References
 from .serving import Serving
@@ -89,7 +89,6 @@ class Session:
         self.cause: BaseException | None = None
         self.events: list[Event] = []
         self.over = False
-        self.slow = False
         self.now = 0.0
         self.is_carried = is_carried
         self.clocks = Clocks()
@@ -102,9 +101,8 @@ class Session:
         self._flight = Flight()
         self.outbox = Outbox(self._lanes, self.clocks)
         self._inbox = Inbox(self)
-        self._liveness = Liveness(self._lanes)
         self._goodbye = Goodbye()
-        self._link_up = True
+        self._pulse = Pulse(self, self._lanes, self._goodbye)
         self._secret = b""
         self._there_said = 0
         self._last_word = False  # their goodbye is still to be acknowledged
@@ -124,9 +122,9 @@ class Session:
         self._set_terms(terms)
         self.peer_info = info
         self.peer_incarnation = incarnation
-        self._liveness.begin(now)
+        self._pulse.liveness.begin(now)
         self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms, self._secret))
-        self._change(Phase.OPEN, "open")
+        self.change(Phase.OPEN, "open")
         # The answerer waits for a first sealed envelope; it also compares the clocks.
         self.ask()
 
@@ -240,7 +238,7 @@ class Session:
             self._batch.move(Move.CLOSING)
         else:
             self._goodbye.bytes_end_at(0, 0)
-        self._change(Phase.CLOSING, "closing", reason=reason)
+        self.change(Phase.CLOSING, "closing", reason=reason)
 
     def end(self, cause: BaseException, now: float, kind: PhaseKind = "lost") -> None:
         """Be over, here and now: every call ends, every end breaks."""
@@ -254,7 +252,7 @@ class Session:
         self.over = not self._last_word
         if isinstance(cause, ChannelClosed):
             kind = "closed"
-        self._change(Phase.OVER, kind, cause)
+        self.change(Phase.OVER, kind, cause)
 
     def _end_calls(self, cause: BaseException) -> None:
         closed = isinstance(cause, ChannelClosed)
@@ -268,13 +266,14 @@ class Session:
         if gone:
             self.events.append(Released(gone))
 
-    def _change(
+    def change(
         self,
         phase: Phase,
         kind: PhaseKind,
         cause: BaseException | None = None,
         reason: str = "",
     ) -> None:
+        """Enter a phase, and tell the other half and the shell."""
         if phase is not self.phase and Phase.SUSPENDED in (phase, self.phase):
             self._batch.move(Move.PHASE, phase is Phase.SUSPENDED)
         self.phase = phase
@@ -290,6 +289,10 @@ class Session:
     def send_control(self, frame: bytes) -> None:
         """Queue a frame on CONTROL."""
         self.outbox.control(frame)
+
+    def probe(self) -> None:
+        """Have the bulk half ask whether anybody is there."""
+        self._batch.number(Number.PROBE, self.now)
 
     def ask(self) -> None:
         """Say something that wants an answer with the next envelope."""
@@ -344,11 +347,7 @@ class Session:
         self.end(RemoteProtocolError(f"{self.peer!r} broke the protocol: {why}"), now)
 
     def _take(self, opened: Opened, now: float) -> None:
-        if self.phase is Phase.SUSPENDED and self._link_up:
-            self._resume()
-        if self.slow:
-            self.slow = False
-            self.events.append(PhaseChanged(self.phase, "resumed"))
+        self._pulse.heard()
         flight = self._flight.sample(self._lanes.trip, now, busy=self.calling.pulled)
         if flight is not None and self.streams.used:
             self._batch.number(Number.FLIGHT, flight)
@@ -423,7 +422,7 @@ class Session:
                 self._goodbye.all_in()
         heard = batch.numbers.get((Number.HEARD, 0))
         if heard is not None:
-            self._liveness.heard_beat(heard)
+            self._pulse.liveness.heard_beat(heard)
         self.calling.release_held()
         self._go_on(now)
 
@@ -441,7 +440,7 @@ class Session:
         self.now = now
         if self.phase is Phase.OVER:
             return self._final_word(now)
-        if self.phase is Phase.OPENING or not self._link_up:
+        if self.phase is Phase.OPENING or not self._pulse.link_up:
             return None
         if self.leaving:
             self._say_goodbye(now)
@@ -464,25 +463,7 @@ class Session:
     def link(self, up: bool, now: float, cause: str = "") -> None:
         """The connection of CONTROL and CALL went down, or came back."""
         self.now = now
-        if up == self._link_up:
-            return
-        self._link_up = up
-        if self.phase in (Phase.OVER, Phase.OPENING):
-            return
-        if up:
-            self._liveness.pardon(now)
-            self._lanes.link_back(now)
-            self.ask()
-        elif self.phase is Phase.OPEN:
-            self._suspend("link down", cause)
-
-    def _suspend(self, kind: PhaseKind, reason: str) -> None:
-        self._liveness.suspended_at = self.now
-        self._change(Phase.SUSPENDED, kind, reason=reason)
-
-    def _resume(self) -> None:
-        self._lanes.link_back(self.now)
-        self._change(Phase.OPEN, "resumed")
+        self._pulse.link(up, cause)
 
     def wake_at(self, now: float) -> float | None:
         """Return when `tick` has something to do, or None."""
@@ -490,23 +471,8 @@ class Session:
             return None
         soonest: list[float | None] = [self.calling.wake_at(), self.serving.wake_at()]
         if self.phase is not Phase.OPENING:
-            if self._link_up:
-                soonest.append(self._next_beat())
-            if self.phase is Phase.SUSPENDED:
-                soonest.append(self._grace_ends())
-            if self._link_up:
-                soonest.append(self._lanes.wake_at(self.terms.heartbeat))
-            soonest.append(self._goodbye.by)
+            soonest.append(self._pulse.wake_at())
         return min((at for at in soonest if at is not None), default=None)
-
-    def _grace_ends(self) -> float:
-        return self._liveness.suspended_at + self.terms.grace
-
-    def _next_beat(self) -> float:
-        asked_at = self.outbox.asked_at
-        if self._goodbye.said:  # a lost "parted" is asked for again
-            return asked_at + self._lanes.trip.probe_timeout
-        return self._liveness.next_question(asked_at, self.terms.heartbeat)
 
     def tick(self, now: float) -> None:
         """Do what is due."""
@@ -515,36 +481,8 @@ class Session:
             return
         self.calling.tick(now)
         self.serving.tick(now)
-        if self.phase is Phase.OPENING:
-            return
-        interval = self.terms.heartbeat
-        self._liveness.ticked(now, interval, self.terms.grace)
-        if self._link_up:
-            self._lanes.tick(now, interval)
-            self._judge_silence(now, interval)
-        if self.phase is Phase.SUSPENDED and now >= self._grace_ends():
-            late = f"{self.peer!r} did not come back within {self.terms.grace:g} s"
-            self.end(PeerLost(late), now)
-        elif self._goodbye.by is not None and now >= self._goodbye.by:
-            self.end(ChannelClosed(self._goodbye.reason or "closed"), now)
-
-    def _judge_silence(self, now: float, interval: float) -> None:
-        if now >= self._next_beat():
-            self.ask()
-        if self._liveness.probe_due(now, interval):
-            self._batch.number(Number.PROBE, now)
-        if self.phase is not Phase.OPEN:
-            return
-        match self._liveness.judge(now, interval):
-            case "heard":
-                pass
-            case "slow":
-                if not self.slow:
-                    self.slow = True
-                    self.events.append(PhaseChanged(self.phase, "peer slow"))
-            case "silent":
-                quiet = self._liveness.quiet_for(now)
-                self._suspend("peer silent", f"no word for {quiet:.1f} s")
+        if self.phase is not Phase.OPENING:
+            self._pulse.tick(now)
 
     def statistics(self) -> dict[str, Any]:
         """Return counts and sizes, for people and tests."""
