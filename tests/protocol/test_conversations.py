@@ -726,6 +726,34 @@ def test_urgent_calls_pass_a_large_one() -> None:
     assert duo.came[1].args == [[b"x" * 3 * MIB], {}]
 
 
+def test_a_large_call_can_be_taken_back_in_the_middle() -> None:
+    """The rest of its parts need not travel; it never runs, and the lane goes on."""
+    duo = Duo()
+    call = duo.start("large", args=encode([[b"x" * 12 * MIB], {}]))
+    duo.run(0.001)
+    duo.near.cancel(call, duo.now)
+    assert call.outcome is not None
+    assert call.outcome.kind is OutcomeKind.CANCELLED
+    assert call.outcome.executed == "no"
+    after, came = duo.arrived("small")
+    assert [each.name for each in duo.came] == ["small"]
+    assert not duo.far.serving._partials
+    duo.returns(came)
+    duo.outcome(after)
+    duo.all_empty()
+
+
+def test_a_large_call_that_was_sent_in_part_may_have_run() -> None:
+    """Law 18: something of it was handed to the bus before the peer was lost."""
+    duo = Duo()
+    call = duo.start("large", args=encode([[b"x" * 12 * MIB], {}]))
+    duo.run(0.001)
+    duo.near.end(PeerLost("gone"), duo.now)
+    assert call.outcome is not None
+    assert call.outcome.kind is OutcomeKind.LOST
+    assert call.outcome.executed == "unknown"
+
+
 def test_no_envelope_is_larger_than_the_smaller_bus_carries() -> None:
     """Whatever travels: calls, results, bytes."""
     small = Terms(heartbeat=1.0, grace=20.0, max_envelope=16 * 1024)
