@@ -8,7 +8,6 @@ be told not to start it again. It must not know how an agent serves.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import signal
 import sys
@@ -42,14 +41,18 @@ def agent(
     name: str,
     join: str | None = None,
     namespace: str | None = None,
-    commands: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    labels: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    offers: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    commands: Annotated[
+        tuple[str, ...], Parameter(negative="", show_default=False)
+    ] = (),
+    labels: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    offers: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     patience: float = PATIENCE,
     grace: float = 300.0,
     heartbeat: float = 5.0,
     timeout: float | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False)
+    ] = False,
 ) -> None:
     """Be an agent, until interrupted. SIGTERM lets running calls finish first.
 
@@ -81,7 +84,6 @@ def agent(
         grace=grace,
         heartbeat=heartbeat,
     )
-    logging.basicConfig(format="remoting-bus: %(message)s", level=logging.WARNING)
     run(_serve, made, patience, Output(as_json=as_json))
 
 

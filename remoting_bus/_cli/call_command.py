@@ -21,6 +21,7 @@ def call(
     function: str,
     /,
     *args: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    traceback: Annotated[bool, Parameter(negative="", show_default=False)] = False,
     common: Common | None = None,
 ) -> None:
     """Call a function of an agent and print what it returns.
@@ -29,11 +30,20 @@ def call(
         agent: Its name.
         function: module:function, or the name that the agent gave it.
         args: Each as JSON where it is JSON, else as the string that it is.
+        traceback: If it raises, show where.
         common: Where the bus is.
     """
     common = common or Common()
     output = Output(as_json=common.as_json)
-    result = run(_call, common, agent, function, [as_argument(each) for each in args])
+    values = [as_argument(each) for each in args]
+    try:
+        result = run(_call, common, agent, function, values)
+    except Exception as error:
+        if traceback:
+            # The far side's comes with the exception as a note.
+            for note in getattr(error, "__notes__", ()):
+                output.note(note)
+        raise
     if output.as_json:
         output.data(result)
     elif result is not None:

@@ -51,7 +51,7 @@ def cp(
     /,
     *,
     recursive: Annotated[
-        bool, Parameter(name=("--recursive", "-r"), negative="")
+        bool, Parameter(name=("--recursive", "-r"), negative="", show_default=False)
     ] = False,
     common: Common | None = None,
 ) -> None:

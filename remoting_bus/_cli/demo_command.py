@@ -16,7 +16,9 @@ __all__ = ["demo"]
 def demo(
     *,
     bus: str | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False)
+    ] = False,
 ) -> int:
     """Show the main job: a bus, a master and three agents, each a process.
 

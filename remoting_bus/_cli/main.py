@@ -8,6 +8,7 @@ do. It must not know what the commands do (`app`), nor which error means what
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +33,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if tokens is None else tokens)
     output = Output(as_json=_wants_json(words))
+    # What the library has to say while it goes on: that it tries a bus again, say.
+    logging.basicConfig(format="remoting-bus: %(message)s", level=logging.WARNING)
     try:
         return _run(words)
     except Finished as end:

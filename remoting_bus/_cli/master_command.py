@@ -32,7 +32,9 @@ def master(
     name: str | None = None,
     namespace: str = "default",
     timeout: float | None = None,
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False)
+    ] = False,
 ) -> None:
     """Be a master, until interrupted. Prints the one line that an agent needs.
 

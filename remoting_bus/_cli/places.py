@@ -35,6 +35,11 @@ NAMESPACE_VARIABLE = "REMOTING_BUS_NAMESPACE"
 CONFIG_VARIABLE = "REMOTING_BUS_CONFIG"
 """Another path for the file, which is `remoting-bus/config.toml` in the user's folder."""
 
+URL_HELP = (
+    "The bus, or a join token. Without it: REMOTING_BUS_URL, the file config.toml, or "
+    "the master last started on this machine."
+)
+
 DEFAULT_NAMESPACE = "default"
 
 REACH_TIMEOUT = 10.0
@@ -47,17 +52,18 @@ class Common:
     """Options that every command has.
 
     Attributes:
-        url: The bus, or a join token. Without it: REMOTING_BUS_URL, the file
-            config.toml, or the master last started on this machine.
+        url: The bus, or a join token; see `find` for where it is looked for without.
         namespace: The fleet.
         timeout: Seconds to wait for the bus and the answer.
         as_json: Write JSON, for programs.
     """
 
-    url: Annotated[str | None, Parameter(name="--url")] = None
+    url: Annotated[str | None, Parameter(name="--url", help=URL_HELP)] = None
     namespace: Annotated[str | None, Parameter(name="--namespace")] = None
     timeout: Annotated[float | None, Parameter(name="--timeout")] = None
-    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False
+    as_json: Annotated[
+        bool, Parameter(name="--json", negative="", show_default=False)
+    ] = False
 
     @property
     def patience(self) -> float:

@@ -6,13 +6,14 @@ import json
 import os
 import signal
 import stat
+import subprocess
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from .conftest import WAIT, Fleet, User, line_with, start_fleet
+from .conftest import COMMAND, WAIT, Fleet, User, line_with, start_fleet
 
 pytestmark = pytest.mark.broker("nats")
 
@@ -81,6 +82,32 @@ def test_a_failure_is_an_object_for_programs(fleet: Fleet) -> None:
     assert json.loads(done.stdout) == {
         "error": {"type": "ValueError", "message": "ValueError: no good"}
     }
+
+
+def test_the_remote_traceback_is_shown_when_asked_for(fleet: Fleet) -> None:
+    done = fleet.user.run("call", "web-1", "functions:fail", "--traceback")
+    assert done.returncode == 1
+    assert 'raise ValueError("no good")' in done.stderr
+    assert done.stderr.splitlines()[-1] == "remoting-bus: ValueError: no good"
+
+
+def test_people_on_a_terminal_see_a_table(fleet: Fleet) -> None:
+    ours, theirs = os.openpty()
+    try:
+        subprocess.run(
+            [*COMMAND, "ps"],
+            stdout=theirs,
+            timeout=WAIT,
+            check=True,
+            cwd=fleet.user.work,
+            env=fleet.user.environment | {"TERM": "dumb"},  # no bold
+        )
+        shown = os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    title, row = shown.splitlines()[:2]
+    assert title.index("STATE") == row.index("joined")
 
 
 def test_run_passes_streams_and_status_through(fleet: Fleet) -> None:
