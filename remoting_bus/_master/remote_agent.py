@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentState", "RemoteAgent"]
 
+Path = str | bytes | os.PathLike[str]
+Command = str | bytes | Sequence[str | bytes | os.PathLike[str]]
+
 AgentState = Literal["unknown", "joined", "suspended", "lost", "left"]
 
 JOIN_TIMEOUT = 30.0
@@ -138,13 +141,14 @@ class RemoteAgent(Caller):
         raise CallTimeout(self._absent(timeout or 0.0), executed="no")
 
     async def _is_ready(self) -> bool:
-        if self.home is not None:
+        home = self.home
+        if home is not None:
             return not self.suspended
         try:
             link = await self._node().connect(self._name, timeout=None)
         except PeerLost:
             return False  # it left while we were about it: try again
-        if self.home is None and link.info.get(HOME) in ("", link.node.name):
+        if link.info.get(HOME) in ("", link.node.name):
             # It looks for its home, which may be here: "joined" is what one expects.
             with anyio.move_on_after(ANNOUNCEMENT):
                 while self.home is None:
@@ -171,33 +175,34 @@ class RemoteAgent(Caller):
 
     def open_process(
         self,
-        command: str | Sequence[str],
+        command: Command,
         *,
-        cwd: str | os.PathLike[str] | None = None,
+        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        **options: Any,
+        merge_stderr: bool = False,
     ) -> AbstractAsyncContextManager[RemoteProcess]:
-        """Start a process on the agent; leaving the block kills its process group.
+        """Start a process on the agent; leaving the block ends its process group.
 
         Args:
             command: A list of the program and its arguments, or a line for the shell.
             cwd: Where it runs, on the agent.
             env: Its environment, in place of the agent's.
-            options: As `anyio.open_process` takes them.
+            merge_stderr: What it writes to standard error comes on its standard output.
         """
-        from remoting_bus import _process
+        from remoting_bus._process import open_process
 
-        return _process.open_process(self, command, cwd=cwd, env=env, **options)
+        return open_process(self, command, cwd=cwd, env=env, merge_stderr=merge_stderr)
 
     async def run_process(
         self,
-        command: str | Sequence[str],
+        command: Command,
         *,
         input: bytes | None = None,  # noqa: A002 - as anyio.run_process has it
         check: bool = True,
-        cwd: str | os.PathLike[str] | None = None,
+        cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
-        **options: Any,
+        merge_stderr: bool = False,
+        max_output: int | None = None,
     ) -> CompletedProcess[bytes]:
         """Run a process on the agent to its end, and return what it wrote.
 
@@ -205,14 +210,22 @@ class RemoteAgent(Caller):
             command: As for `open_process`.
             input: Is written to its standard input.
             check: Raise `CalledProcessError` if its exit status is not 0.
-            cwd: Where it runs, on the agent.
-            env: Its environment, in place of the agent's.
-            options: As `anyio.run_process` takes them.
+            cwd: As for `open_process`.
+            env: As for `open_process`.
+            merge_stderr: As for `open_process`.
+            max_output: Bytes kept of each of its outputs; more end it with an error.
         """
-        from remoting_bus import _process
+        from remoting_bus._process import MAX_OUTPUT, run_process
 
-        return await _process.run_process(
-            self, command, input=input, check=check, cwd=cwd, env=env, **options
+        return await run_process(
+            self,
+            command,
+            input=input,
+            check=check,
+            cwd=cwd,
+            env=env,
+            merge_stderr=merge_stderr,
+            max_output=MAX_OUTPUT if max_output is None else max_output,
         )
 
     # -- the session --

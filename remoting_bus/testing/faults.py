@@ -22,8 +22,6 @@ from remoting_bus.protocol.codec import DecodeError, decode
 from remoting_bus.protocol.envelope import (
     HEADER_BYTES,
     EnvelopeKind,
-    PlainSeal,
-    SealBroken,
     cut_trailer,
     read_header,
 )
@@ -32,6 +30,9 @@ from remoting_bus.protocol.frames import FrameKind
 from .faulty import Faults, FaultyBackend
 
 __all__ = ["KINDS", "RemotingFaults", "kinds_of"]
+
+CHECKSUM_BYTES = 4
+"""What `PlainSeal` appends."""
 
 Fault = Literal["drop", "duplicate", "reorder", "delay"]
 _FAULTS: tuple[Fault, ...] = ("drop", "duplicate", "reorder", "delay")
@@ -50,12 +51,12 @@ def kinds_of(body: bytes) -> set[str]:
         return set()
     if header.kind is not EnvelopeKind.SEALED:
         return {header.kind.name.lower()}
-    sealed = cut_trailer(body) if header.lane is Lane.CONTROL else body
     try:
-        opened = PlainSeal().open(sealed[:HEADER_BYTES], header.number, sealed)
-        _, _, _, _, _, *frames = decode(opened)
+        sealed = cut_trailer(body) if header.lane is Lane.CONTROL else body
+        # The seal of today is a checksum at the end: what stands before it is in clear.
+        _, _, _, _, _, *frames = decode(sealed[HEADER_BYTES:-CHECKSUM_BYTES])
         return {FrameKind(frame[0]).name.lower() for frame in frames}
-    except (SealBroken, DecodeError, ValueError, TypeError, IndexError):
+    except (DecodeError, ValueError, TypeError, IndexError):
         return set()
 
 

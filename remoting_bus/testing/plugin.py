@@ -13,9 +13,11 @@ so it does not matter in which tasks these plugins set up and tear down.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
+
+Scope = Literal["function", "class", "module", "package", "session"]
 
 if TYPE_CHECKING:
     from remoting_bus._agent import Agent
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["remoting_agent", "remoting_faults", "remoting_master"]
 
-_SCOPES = ("function", "class", "module", "package", "session")
+_SCOPES: tuple[Scope, ...] = ("function", "class", "module", "package", "session")
 """The scopes of loops that pytest-asyncio knows."""
 
 
@@ -78,33 +80,43 @@ def _variant(request: pytest.FixtureRequest, what: str) -> str:
     return f"_remoting_{what}_asyncio_{scope}"
 
 
-async def _master(_remoting_bus: TestBus) -> AsyncGenerator[Master, None]:
-    from .fixtures import master_on
-
-    async with master_on(_remoting_bus) as master:
-        yield master
+# Functions are made anew for each fixture: pytest-asyncio notes the loop on them.
 
 
-async def _agent(_remoting_bus: TestBus) -> AsyncGenerator[Agent, None]:
-    from .fixtures import agent_on
+def _new_master() -> Callable[..., AsyncGenerator[Master, None]]:
+    async def master(_remoting_bus: TestBus) -> AsyncGenerator[Master, None]:
+        from .fixtures import master_on
 
-    async with agent_on(_remoting_bus) as agent:
-        yield agent
+        async with master_on(_remoting_bus) as running:
+            yield running
+
+    return master
+
+
+def _new_agent() -> Callable[..., AsyncGenerator[Agent, None]]:
+    async def agent(_remoting_bus: TestBus) -> AsyncGenerator[Agent, None]:
+        from .fixtures import agent_on
+
+        async with agent_on(_remoting_bus) as running:
+            yield running
+
+    return agent
 
 
 def _define() -> dict[str, Any]:
     """Return the fixtures behind the public ones: one for each way to run a loop."""
-    made: dict[str, Any] = {}
-    bodies: dict[str, Callable[..., Any]] = {"master": _master, "agent": _agent}
-    for what, body in bodies.items():
-        made[f"_remoting_{what}_anyio"] = pytest.fixture(body)
+    made: dict[str, Any] = {
+        "_remoting_master_anyio": pytest.fixture(_new_master()),
+        "_remoting_agent_anyio": pytest.fixture(_new_agent()),
+    }
     try:
         from pytest_asyncio import fixture
     except ImportError:  # then no test is marked for it
         return made
-    for what, body in bodies.items():
-        for scope in _SCOPES:
-            made[f"_remoting_{what}_asyncio_{scope}"] = fixture(body, loop_scope=scope)
+    for scope in _SCOPES:
+        on_loop = fixture(loop_scope=scope)
+        made[f"_remoting_master_asyncio_{scope}"] = on_loop(_new_master())
+        made[f"_remoting_agent_asyncio_{scope}"] = on_loop(_new_agent())
     return made
 
 

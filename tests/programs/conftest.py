@@ -32,7 +32,7 @@ MAILBOX_BYTES = 8 * 1024 * 1024
 PLACES: list[Any] = [*MEMORY, *BROKERS]
 
 
-def _named(*names: str) -> Any:
+def _named(*names: str) -> pytest.MarkDecorator:
     chosen = [each for each in PLACES if _bus(each) in names]
     return pytest.mark.parametrize("place_kind", chosen, ids=id_of)
 

@@ -43,8 +43,8 @@ async def kinds(events: AsyncIterator[AgentEvent], count: int) -> list[tuple[Any
 
 async def test_an_agent_joins_and_leaves_and_the_master_sees_it(place: Place) -> None:
     async with place.master() as master:
+        assert master.agent("agent").state == "unknown"
         handle = master.agent("agent")
-        assert handle.state == "unknown"
         async with master.watch() as events:
             async with place.agent(master, labels={"web", "linux"}) as agent:
                 assert agent.master == "master"

@@ -67,4 +67,4 @@ async def main(url: str, namespace: str, name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run(main, *sys.argv[1:]))
+    sys.exit(run(main, sys.argv[1], sys.argv[2], sys.argv[3]))
