@@ -1,156 +1,181 @@
-"""The agent's side of processes: `rb:process.run` and `rb:process.signal`.
+"""The far side of processes: what a program that offers "processes" lets its peers call.
 
-One call runs one process from its start to the end of its output. However the call ends
-(it returned, its caller left, the session was lost) the process group is ended with it.
-It must not know who calls.
+One call runs one process, from its start to the end of its output. However the call ends
+(it returned, its caller left, the session was lost) the process ends with it, and with
+all that it started. It must not know who calls. Next: `child`.
 """
 
 from __future__ import annotations
 
-import signal
+import os
+from collections.abc import Callable
 
 import anyio
-from anyio.abc import (
-    ByteReceiveStream as AnyReceiveStream,
-    ByteSendStream as AnySendStream,
-    Process,
-)
+import anyio.abc
+import anyio.lowlevel
 
-from remoting_bus._remote.context import current
 from remoting_bus._remote.registry import Registry
-from remoting_bus.channel.streams import ReceiveStream, SendStream
-from remoting_bus.errors import CallRefused
+from remoting_bus.channel.streams import ReceiveStream
 
-from .groups import Groups, end_group, signal_group
+from .child import CHUNK, GRACE, Child
 
-__all__ = ["CHUNK", "Processes", "register"]
+__all__ = ["OFFER", "register"]
 
-CHUNK = 64 * 1024
-"""Bytes read at once from a process: what a pipe of Linux holds."""
+OFFER = "processes"
 
-STARTED = "started"
-EXITED = "exited"
-"""What a report says: its `done` is the pid, its `total` the exit status, once known."""
+END_PATIENCE = GRACE + 12.0
+"""Seconds that a call waits until nothing is left of its process: the grace, and what the
+keeper then waits for what hangs in the kernel."""
 
-
-class Processes:
-    """The processes that callers have running on this agent."""
-
-    def __init__(self) -> None:
-        self._running: dict[tuple[str, str], Process] = {}
-        self._groups = Groups()
-
-    async def run(
-        self,
-        token: str,
-        command: list[str] | str,
-        cwd: str | None,
-        env: dict[str, str] | None,
-        stdin: ReceiveStream,
-        stdout: SendStream,
-        stderr: SendStream | None,
-    ) -> int:
-        """Run a process; return its exit status, below zero for a signal.
-
-        Args:
-            token: The caller's name for it, for signals.
-            command: The program and its arguments, or a line for the shell.
-            cwd: Where it runs; None for the agent's own folder.
-            env: Its environment; None for the agent's.
-            stdin: Is carried to its standard input.
-            stdout: Gets its standard output.
-            stderr: Gets its standard error. None sends it to `stdout`.
-        """
-        context = current()
-        key = (context.peer, token)
-        # Two at a time could not be told apart by a signal.
-        if key in self._running:
-            raise CallRefused(f"a process with the token {token!r} is running")
-        process = await anyio.open_process(
-            command,
-            stdin=-1,
-            stdout=-1,
-            stderr=-1 if stderr is not None else -2,
-            cwd=cwd,
-            env=env,
-            start_new_session=True,
-        )
-        self._running[key] = process
-        try:
-            await self._groups.started(process.pid)
-            context.progress(process.pid, None, STARTED)
-            await self._carry(process, stdin, stdout, stderr)
-            status = process.returncode
-            assert status is not None
-            return status
-        finally:
-            with anyio.CancelScope(shield=True):  # bounded by the two graces
-                await end_group(process)
-                await process.aclose()
-            self._groups.over(process.pid)
-            del self._running[key]
-            if not self._running:
-                with anyio.CancelScope(shield=True):
-                    await self._groups.close()
-
-    async def _carry(
-        self,
-        process: Process,
-        stdin: ReceiveStream,
-        stdout: SendStream,
-        stderr: SendStream | None,
-    ) -> None:
-        context = current()
-        assert process.stdin is not None
-        assert process.stdout is not None
-        async with anyio.create_task_group() as feeding:
-            feeding.start_soon(_feed, stdin, process.stdin)
-            async with anyio.create_task_group() as group:
-                group.start_soon(_drain, process.stdout, stdout)
-                if stderr is not None and process.stderr is not None:
-                    group.start_soon(_drain, process.stderr, stderr)
-                status = await process.wait()
-                context.progress(process.pid, status, EXITED)
-            feeding.cancel_scope.cancel()
-
-    async def signal(self, token: str, number: int, group: bool) -> bool:
-        """Send a signal to a process of this caller, or to all of its group.
-
-        Returns:
-            False if it has ended.
-        """
-        process = self._running.get((current().peer, token))
-        if process is None or process.returncode is not None:
-            return False
-        if group:
-            return signal_group(process.pid, signal.Signals(number))
-        process.send_signal(signal.Signals(number))
-        return True
-
-
-async def _feed(source: ReceiveStream, sink: AnySendStream) -> None:
-    """Carry what the caller writes; the process sees its end of file."""
-    try:
-        async for piece in source:
-            await sink.send(piece)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        source.reset("the process reads no more")
-    await sink.aclose()
-
-
-async def _drain(source: AnyReceiveStream, sink: SendStream) -> None:
-    """Carry what the process writes; it waits while the caller is slow."""
-    try:
-        while True:
-            await sink.send(await source.receive(CHUNK))
-    except anyio.EndOfStream:
-        await sink.send_eof()
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
-        await source.aclose()  # nobody reads on: the process gets SIGPIPE
+_ORDER = 64
+"""Bytes of an order's line; the longest has nine."""
 
 
 def register(registry: Registry) -> None:
-    """Offer processes under "processes"."""
-    processes = Processes()
-    registry.add(processes.run, name="rb:process.run", offer="processes")
-    registry.add(processes.signal, name="rb:process.signal", offer="processes")
+    """Let peers run processes; it is `remoting_bus`'s own function."""
+    registry.add(_run, "rb:process.run", OFFER)
+
+
+async def _run(
+    command: list[bytes],
+    cwd: bytes | None,
+    env: list[bytes] | None,
+    merge_stderr: bool,
+    stdin: ReceiveStream,
+    stdout: anyio.abc.ByteSendStream,
+    stderr: anyio.abc.ByteSendStream,
+    orders: anyio.abc.ByteReceiveStream,
+    news: anyio.abc.ByteSendStream,
+) -> int:
+    """Run a process; return its exit status, below zero for a signal.
+
+    Args:
+        command: The program and its arguments.
+        cwd: Where it runs; None for this program's own folder.
+        env: Its environment as NAME=VALUE; None for this program's.
+        merge_stderr: Its standard error goes to `stdout`.
+        stdin: Is carried to its standard input.
+        stdout: Gets its standard output.
+        stderr: Gets its standard error.
+        orders: Lines: "signal N", and "end" when the caller is done with it.
+        news: Lines: "pid N" and "exit STATUS". Apart from the result, which comes only
+            after the output.
+    """
+    pairs = None if env is None else dict(_pair(each) for each in env)
+    child = await Child.start(command, cwd=cwd, env=pairs, merge_stderr=merge_stderr)
+    try:
+        await news.send(b"pid %d\n" % child.pid)
+        await _carry(child, stdin, stdout, stderr, orders, news)
+    finally:
+        child.end()
+        with anyio.move_on_after(END_PATIENCE, shield=True):
+            await child.wait_gone()
+        child.close()
+    return 0 if child.status is None else child.status
+
+
+def _pair(item: bytes) -> tuple[bytes, bytes]:
+    name, _, value = item.partition(b"=")
+    return name, value
+
+
+async def _carry(
+    child: Child,
+    stdin: ReceiveStream,
+    stdout: anyio.abc.ByteSendStream,
+    stderr: anyio.abc.ByteSendStream,
+    orders: anyio.abc.ByteReceiveStream,
+    news: anyio.abc.ByteSendStream,
+) -> None:
+    """Carry all that goes in and out, until the process and its output have ended."""
+    failed: list[Exception] = []
+    async with anyio.create_task_group() as beside:
+        stop = beside.cancel_scope.cancel
+
+        async def tell() -> None:
+            try:
+                status = await child.wait()
+                await news.send(b"exit %d\n" % status)
+            except anyio.BrokenResourceError:
+                return  # its caller knows enough
+            except Exception as error:  # noqa: BLE001 - raised below, without a group
+                failed.append(error)
+
+        beside.start_soon(_feed, stdin, child)
+        beside.start_soon(_obey, orders, child, stop)
+        async with anyio.create_task_group() as outputs:
+            outputs.start_soon(tell)
+            outputs.start_soon(_drain, child.stdout, stdout)
+            outputs.start_soon(_drain, child.stderr, stderr)
+        stop()
+    if failed:
+        raise failed[0]
+
+
+async def _feed(stdin: ReceiveStream, child: Child) -> None:
+    """Carry what the caller writes; the process sees its end."""
+    try:
+        async for piece in stdin:
+            view = memoryview(piece)
+            while view:
+                try:
+                    view = view[os.write(child.stdin, view) :]
+                except BlockingIOError:
+                    await anyio.wait_writable(child.stdin)
+    except BrokenPipeError:
+        stdin.reset("the process reads no more of its standard input")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass  # its caller gave it up; the call is about to end
+    child.close_stdin()
+
+
+async def _drain(fd: int, sink: anyio.abc.ByteSendStream) -> None:
+    """Carry what the process writes; while the caller is slow nothing is read."""
+    try:
+        while fd >= 0:
+            try:
+                piece = os.read(fd, CHUNK)
+            except BlockingIOError:
+                await anyio.wait_readable(fd)
+                continue
+            if not piece:
+                break
+            await sink.send(piece)
+        await sink.aclose()
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        # Nobody reads on. It is read away here: who closes one of the two outputs of a
+        # process means that he does not care for it, and not that it should die.
+        await _read_away(fd)
+
+
+async def _read_away(fd: int) -> None:
+    while True:
+        try:
+            if not os.read(fd, CHUNK):
+                return
+        except BlockingIOError:
+            await anyio.wait_readable(fd)
+        else:
+            await anyio.lowlevel.checkpoint()
+
+
+async def _obey(
+    orders: anyio.abc.ByteReceiveStream, child: Child, stop: Callable[[], None]
+) -> None:
+    """Do what the caller says of the process while it runs."""
+    data = b""
+    try:
+        async for piece in orders:
+            *lines, data = (data + piece).split(b"\n")
+            for line in lines:
+                if line == b"end":
+                    stop()
+                    return
+                word, _, number = line.partition(b" ")
+                if word != b"signal" or not number.isdigit() or len(number) > 3:
+                    raise ValueError(f"{line[:_ORDER]!r} is no order to a process")
+                child.signal(int(number))
+            if len(data) > _ORDER:
+                raise ValueError("an order to a process without an end")
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        return  # the caller has gone, and its call with it
