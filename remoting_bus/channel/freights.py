@@ -26,9 +26,14 @@ refused leave theirs."""
 
 
 class Jobs:
-    """Ends by token, and who waits for them; on the bulk loop only."""
+    """Ends by token, and who waits for them; on the bulk loop only.
 
-    def __init__(self) -> None:
+    Args:
+        alive: Tells whether a session is known on this side.
+    """
+
+    def __init__(self, alive: Callable[[bytes], bool]) -> None:
+        self._alive = alive
         self._arrived: dict[int, tuple[bytes, Inlet | Outlet]] = {}
         self._awaited: dict[int, tuple[bytes, Signal]] = {}
         self._over: set[int] = set()
@@ -60,6 +65,8 @@ class Jobs:
         Raises:
             ChannelBroken: The session ended before it came.
         """
+        if token not in self._arrived and not self._alive(key):
+            raise ChannelBroken("the session ended before the stream began")
         signal = current_loop().signal()
         self._awaited[token] = (key, signal)
         try:

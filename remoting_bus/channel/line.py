@@ -15,7 +15,7 @@ import logging
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from remoting_bus._loop import Crossing, Loop, Signal, Tasks, Timer, clock
 from remoting_bus.bus.backend import Bus, LinkEvent
@@ -23,7 +23,9 @@ from remoting_bus.errors import RemotingError
 from remoting_bus.names import Address, Lane
 from remoting_bus.protocol.crossing import Batch
 
-__all__ = ["Entry", "Half", "Line"]
+from .entry import Entry
+
+__all__ = ["Line"]
 
 MAX_WRITERS = 16
 """Publishes under way at once, where the bus allows more: 2 to 4 use up a connection
@@ -39,80 +41,6 @@ _GRAIN = 0.02
 """Seconds between two ticks of a half that stays due because nothing can be sent."""
 
 _logger = logging.getLogger("remoting_bus")
-
-
-class Half(Protocol):
-    """All that a Line needs of the pure part of a session for one connection."""
-
-    over: bool
-    events: list[Any]
-
-    def cross(self, batch: Batch, now: float) -> None:
-        """Take what the other half tells."""
-
-    def next_envelope(self, now: float) -> bytes | None:
-        """Return what is to be sent next."""
-
-    def take_batch(self) -> Batch | None:
-        """Return what the other half is to know."""
-
-    def tick(self, now: float) -> None:
-        """Do what is due."""
-
-    def wake_at(self, now: float) -> float | None:
-        """Return when `tick` has something to do."""
-
-    def link(self, up: bool, now: float, cause: str = "") -> None:
-        """The connection went down, or came back."""
-
-
-class Entry:
-    """What a line keeps of a half.
-
-    Attributes:
-        key: Its name in the crossing.
-        to: Where its envelopes go.
-        notify: Called when `half.events` is not empty.
-        on_over: Called once when the half is over, and forgotten here.
-        grace: Seconds without a link after which its streams are given up (law 22);
-            None where the half itself judges that.
-    """
-
-    __slots__ = (
-        "armed",
-        "dirty",
-        "grace",
-        "half",
-        "key",
-        "notify",
-        "on_over",
-        "publishing",
-        "queued",
-        "ticked",
-        "to",
-        "touched",
-    )
-
-    def __init__(
-        self,
-        half: Half,
-        key: bytes,
-        to: Address,
-        notify: Callable[[], None],
-        on_over: Callable[[], None],
-    ) -> None:
-        self.half = half
-        self.key = key
-        self.to = to
-        self.notify = notify
-        self.on_over = on_over
-        self.grace: float | None = None
-        self.touched = False  # it is looked at in the coming turn
-        self.dirty = False  # it may have an envelope
-        self.queued = False  # it stands among those that are pulled next
-        self.publishing = 0  # publishes under way
-        self.ticked = 0.0  # when its timer fired last
-        self.armed: float | None = None  # when its timer fires, at the latest
 
 
 _Held = tuple[Entry, Address, Lane, bytes]
@@ -271,7 +199,7 @@ class Line:
         touched, self._touched = self._touched, []
         for entry in touched:
             entry.touched = False
-            self._cross(entry)
+            self.cross(entry)
             self._want_pull(entry)
         self._pump(now)
         for entry in touched:
@@ -280,7 +208,8 @@ class Line:
             else:
                 self._arm(entry, now)
 
-    def _cross(self, entry: Entry) -> None:
+    def cross(self, entry: Entry) -> None:
+        """Put what the other half is to know."""
         batch = entry.half.take_batch()
         if batch is not None:
             self.outbound.put(entry.key, batch)
@@ -300,7 +229,7 @@ class Line:
             entry.queued = False
             envelope = half.next_envelope(now)
             # What is pulled with it is put before it is published.
-            self._cross(entry)
+            self.cross(entry)
             if half.events:
                 entry.notify()
             if envelope is None:

@@ -25,8 +25,8 @@ from remoting_bus.protocol.ends import Carried, StreamEnd
 from remoting_bus.protocol.session import Session
 from remoting_bus.protocol.terms import Called, Phase, PhaseChanged, Released
 
+from .entry import Entry
 from .freights import run_job
-from .line import Entry
 from .streams import ReceiveStream, SendStream
 
 if TYPE_CHECKING:
@@ -230,6 +230,8 @@ class Link:
 
         Cancelling cancels the job, and waits until it has ended.
         """
+        await self.wait_open()
+        self._line.cross(self.entry)
         key = self.entry.key
         port = self.node.bulk
         report = _Reports(self, progress) if progress is not None else None

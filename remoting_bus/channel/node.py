@@ -26,7 +26,6 @@ from remoting_bus.errors import (
 )
 from remoting_bus.names import Address, Lane, check_name
 from remoting_bus.protocol.calls import IncomingCall
-from remoting_bus.protocol.crossing import Batch
 from remoting_bus.protocol.endpoint import (
     MASTERS,
     Accepted,
@@ -37,9 +36,9 @@ from remoting_bus.protocol.endpoint import (
 )
 from remoting_bus.protocol.envelope import read_session
 from remoting_bus.protocol.session import Session
-from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
+from remoting_bus.protocol.terms import Phase, PhaseChanged, Terms
 
-from .line import Entry
+from .greeter import EndpointHalf
 from .link import CLOSE_WAIT, Link
 from .pair import CALL_LANES, CALL_PREFETCH, Pair
 from .pool import Pool
@@ -172,7 +171,7 @@ class Node:
         workers, waiting = self._limits
         self.pool = Pool(tasks, self._serve, workers=workers, waiting=waiting)
         self.endpoint = Endpoint(self._settings())
-        half = _EndpointHalf(self)
+        half = EndpointHalf(self.endpoint, self._tag, address, self.endpoint_ticked)
         self._entry = half.entry
         self._port = Port(pair.line, self._tag, self._take_other)
         tasks.on_crash = self._broken
@@ -482,47 +481,3 @@ class Node:
             "workers": self.pool.workers,
             "dropped": self.endpoint.dropped,
         }
-
-
-class _EndpointHalf:
-    """The endpoint as a line sees it: a half that writes to many peers."""
-
-    over = False
-
-    def __init__(self, node: Node) -> None:
-        self._node = node
-        self._endpoint = node.endpoint
-        self.events: list[Event] = []
-        self.entry = Entry(self, node._tag, node.address, _nothing, _nothing)
-
-    def cross(self, batch: Batch, now: float) -> None:
-        """It has no other half."""
-
-    def next_envelope(self, now: float) -> bytes | None:
-        """Return what is to be sent next, and set where it goes."""
-        out = self._endpoint.next_envelope(now)
-        if out is None:
-            return None
-        address = self._node.address
-        self.entry.to = Address(address.namespace, out[0], address.name)
-        return out[1]
-
-    def take_batch(self) -> Batch | None:
-        """It has no other half."""
-        return None
-
-    def tick(self, now: float) -> None:
-        """Do what is due."""
-        self._endpoint.tick(now)
-        self._node.endpoint_ticked()
-
-    def wake_at(self, now: float) -> float | None:
-        """Return when something is due."""
-        return self._endpoint.wake_at(now)
-
-    def link(self, up: bool, now: float, cause: str = "") -> None:
-        """Its messages are repeated by time."""
-
-
-def _nothing() -> None:
-    pass

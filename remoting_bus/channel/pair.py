@@ -45,7 +45,8 @@ from remoting_bus.errors import (
 from remoting_bus.names import Address, Lane
 from remoting_bus.protocol.crossing import Batch
 
-from .line import Entry, Line
+from .entry import Entry
+from .line import Line
 from .port import TAG_BYTES, BulkPort
 
 __all__ = ["BULK_LANES", "CALL_LANES", "Pair", "open_bus"]

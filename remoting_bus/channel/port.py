@@ -18,8 +18,9 @@ from remoting_bus.protocol.crossing import Batch
 from remoting_bus.protocol.envelope import EnvelopeKind, read_session
 from remoting_bus.protocol.standby import Standby, opening_of
 
+from .entry import Entry
 from .freights import Jobs
-from .line import Entry, Line
+from .line import Line
 
 __all__ = ["BulkPort", "Port", "new_tag"]
 
@@ -88,7 +89,7 @@ class BulkPort:
     def __init__(self, line: Line, tag: bytes, address: Address) -> None:
         self.line = line
         self.tag = tag
-        self.jobs = Jobs()
+        self.jobs = Jobs(self._alive)
         self._address = address
         self._routes: dict[bytes, Entry] = {}
         self._early: deque[bytes] = deque()
@@ -118,6 +119,11 @@ class BulkPort:
                 self._early_bytes -= len(body)
                 standby.receive(body, clock())
         return entry
+
+    def _alive(self, key: bytes) -> bool:
+        if self.line.inbound:
+            self.line.take_crossing()
+        return key in self.line.entries
 
     def _keep_early(self, body: bytes) -> None:
         self._early.append(body)

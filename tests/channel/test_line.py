@@ -11,7 +11,8 @@ import pytest
 
 from remoting_bus._loop import Crossing, Supervisor, Tasks, clock
 from remoting_bus.bus.backend import Bus, BusLimits, Deliver, LinkEvent
-from remoting_bus.channel.line import Entry, Line
+from remoting_bus.channel.entry import Entry
+from remoting_bus.channel.line import Line
 from remoting_bus.errors import ChannelBroken
 from remoting_bus.names import Address, Lane
 from remoting_bus.protocol.crossing import Batch, Move

@@ -179,11 +179,11 @@ async def test_a_blocked_loop_is_slow_and_not_silent(hall: Hall) -> None:
     async def other() -> None:
         async with (
             open_bus("hall://x?loops=2") as pair,
-            Node(pair, "b", serve=echo, heartbeat=0.3),
+            Node(pair, "b", serve=echo, heartbeat=0.2),
         ):
             ready.set()
             await anyio.to_thread.run_sync(block.wait)
-            time.sleep(2.5)  # noqa: ASYNC251 - this is what the test is about
+            time.sleep(2)  # noqa: ASYNC251 - this is what the test is about
             await anyio.to_thread.run_sync(end.wait)
 
     thread = threading.Thread(target=anyio.run, args=(other,))
@@ -192,10 +192,13 @@ async def test_a_blocked_loop_is_slow_and_not_silent(hall: Hall) -> None:
         with anyio.fail_after(TIME_LIMIT):
             async with (
                 open_bus("hall://x?loops=2") as pair,
-                Node(pair, "a", serve=echo, heartbeat=0.3) as a,
+                Node(pair, "a", serve=echo, heartbeat=0.2) as a,
             ):
                 await anyio.to_thread.run_sync(ready.wait)
                 link = await a.connect("b", timeout=5)
+                call = a_call("both sides know the session now")
+                link.start(call)
+                await link.wait(call)
                 kinds: list[str] = []
                 resumed = anyio.Event()
 
