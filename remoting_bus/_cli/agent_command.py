@@ -25,7 +25,7 @@ from remoting_bus._loop import run
 
 from .failures import Wrong
 from .output import Output
-from .places import find
+from .places import Place, find
 
 __all__ = ["agent"]
 
@@ -70,9 +70,7 @@ def agent(
         timeout: Seconds to wait for the bus; for ever without.
         as_json: Write JSON, for programs.
     """
-    if url is not None and join is not None:
-        raise Wrong("give a URL or --join TOKEN, not both")
-    place = find(join or url, namespace)
+    place = _place(url, join, namespace)
     made = Agent(
         place.urls,
         name=name,
@@ -85,6 +83,12 @@ def agent(
         heartbeat=heartbeat,
     )
     run(_serve, made, patience, Output(as_json=as_json))
+
+
+def _place(url: str | None, join: str | None, namespace: str | None) -> Place:
+    if url is not None and join is not None:
+        raise Wrong("give a URL or --join TOKEN, not both")
+    return find(join or url, namespace)
 
 
 async def _serve(made: Agent, patience: float, output: Output) -> None:
