@@ -111,15 +111,12 @@ class Agent(Program):
         self._error: Exception | None = None
 
     def _register_own(self) -> None:
-        # Imported here: an agent that offers neither needs neither.
-        if "files" in self._offers:
-            from remoting_bus._transfer import serving as files
+        # Also what is not offered: its callers are told that, and not "unknown". Imported
+        # here, so that a program of masters only does not pay for it.
+        from remoting_bus import _process, _transfer
 
-            files.register(self._registry)
-        if "processes" in self._offers:
-            from remoting_bus._process import serving as processes
-
-            processes.register(self._registry)
+        _transfer.register(self._registry)
+        _process.register(self._registry)
 
     # -- for users --
 

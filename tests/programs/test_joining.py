@@ -48,7 +48,7 @@ async def test_an_agent_joins_and_leaves_and_the_master_sees_it(place: Place) ->
         async with master.watch() as events:
             async with place.agent(master, labels={"web", "linux"}) as agent:
                 assert agent.master == "master"
-                assert handle.state == "joined"
+                assert master.agent("agent").state == "joined"
                 assert handle.labels == {"web", "linux"}
                 assert master.agents() == [handle]
                 assert master.agents(labels={"web"}) == [handle]
@@ -58,7 +58,7 @@ async def test_an_agent_joins_and_leaves_and_the_master_sees_it(place: Place) ->
             left = await anext(events)
         assert isinstance(left, AgentLeft)
         assert left.agent is handle
-        assert handle.state == "left"
+        assert master.agent("agent").state == "left"
         assert master.agents() == []
 
 
