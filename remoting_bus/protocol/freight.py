@@ -209,6 +209,7 @@ class Freight:
         if out is not None:
             self._reset_out(out, reason)
             if out.end is not None:
+                out.end.fail(StreamReset(reason))  # the Session gave it up
                 self._batch.move(Move.RESET, stream, reason)
         else:
             self._stop(stream, reason)
@@ -235,6 +236,7 @@ class Freight:
         if incoming is None:
             return
         if incoming.end is not None:
+            incoming.end.fail(StreamReset(reason))  # the Session gave it up
             self._batch.move(Move.STOP, stream, reason)
         self._credits.pop(stream, None)
         self._notes.append(

@@ -13,6 +13,7 @@ from remoting_bus.protocol.ends import Inlet, Outlet, StreamReset
 from remoting_bus.protocol.envelope import EnvelopeKind, read_header
 from remoting_bus.protocol.flows import WINDOW
 from remoting_bus.protocol.frames import FrameKind, StreamUse, data, finish, reset
+from remoting_bus.protocol.freight import Freight
 from remoting_bus.protocol.handshake import pack
 from remoting_bus.protocol.standby import FOLD_AFTER, Standby
 from remoting_bus.protocol.streams import stream_id
@@ -406,3 +407,19 @@ def test_what_is_not_of_bulk_is_passed_over() -> None:
     halves = Halves()
     halves.one.receive(pack(EnvelopeKind.UNKNOWN, b"s" * 16, 1, {}), halves.now)
     assert halves.one.freight is None
+
+
+@pytest.mark.parametrize(("use", "move"), [(1, Move.STOP), (0, Move.RESET)])
+def test_a_carried_end_breaks_when_the_session_gives_it_up(
+    use: int, move: Move
+) -> None:
+    """A job that waits at its end is told, whichever end it holds."""
+    freight = Freight(Opening(b"x" * 16, "peer", Terms()))
+    batch = Batch()
+    batch.move(Move.INTRODUCE, 512, use, True, 7)
+    freight.cross(batch, 1.0)
+    end = freight.events[0].end
+    batch = Batch()
+    batch.move(move, 512, "the call was given up")
+    freight.cross(batch, 1.0)
+    assert str(end.error) == "the call was given up"
