@@ -32,7 +32,8 @@ MAILBOX_BYTES = 8 * 1024 * 1024
 PLACES: list[Any] = [*MEMORY, *BROKERS]
 
 
-def _named(*names: str) -> pytest.MarkDecorator:
+def on(*names: str) -> pytest.MarkDecorator:
+    """Mark a test for these buses only."""
     chosen = [each for each in PLACES if _bus(each) in names]
     return pytest.mark.parametrize("place_kind", chosen, ids=id_of)
 
@@ -46,10 +47,10 @@ def id_of(value: object) -> str:
     return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
-shared = _named("memory", "nats", "jetstream")
+shared = on("memory", "nats", "jetstream")
 """Marks a test whose bus outlives its master: an embedded one does not."""
 
-between_processes = _named("nats")
+between_processes = on("nats")
 """Marks a test of several processes; one bus is enough."""
 
 

@@ -9,9 +9,9 @@ import pytest
 
 from remoting_bus.errors import NotGranted
 
-from .conftest import Place, _named
+from .conftest import Place, on
 
-pytestmark = [pytest.mark.anyio, _named("memory", "nats")]
+pytestmark = [pytest.mark.anyio, on("memory", "nats")]
 
 ALL = {"commands", "files", "processes"}
 
