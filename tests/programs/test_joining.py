@@ -26,7 +26,7 @@ from remoting_bus.errors import (
     PeerLost,
 )
 
-from .conftest import Place, shared
+from .conftest import Place, on, shared
 
 pytestmark = pytest.mark.anyio
 
@@ -391,3 +391,12 @@ async def test_entered_in_one_task_and_left_in_another(place: Place) -> None:
         assert await master.agent("agent").call("add", 1, 1) == 2
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(leave)
+
+
+@on("embedded")
+async def test_a_master_without_a_url_brings_a_bus_of_its_own(place: Place) -> None:
+    async with Master() as master:
+        assert master.urls[0].startswith("nats://127.0.0.1:")
+        assert master.name != Master().name, "names made up are new each time"
+        async with Agent(join=master.join_token, name="agent", offers={"commands"}):
+            assert [each.name for each in master.agents()] == ["agent"]
