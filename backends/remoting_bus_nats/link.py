@@ -115,14 +115,16 @@ class Connection:
         if error is None and self.lost.done():
             error = self.lost.result()
         if isinstance(error, nats_errors.UnexpectedEOF) or error is None:
-            if self.wire.behind:
-                # A server gives no reason when its patience with a reader is over.
-                words = "while we were behind in reading: a slow consumer, perhaps"
-                return f"{self.host} closed the connection {words}", error
-            return f"{self.host} closed the connection", error
-        if isinstance(error, nats_errors.StaleConnectionError):
-            return f"{self.host} did not answer pings", error
-        return f"{self.host}: {_words(error)}", error
+            words = "closed the connection"
+        elif isinstance(error, nats_errors.StaleConnectionError):
+            words = "did not answer pings"
+        else:
+            return f"{self.host}: {_words(error)}", error
+        if self.wire.behind:
+            # A server gives no reason when its patience with a reader is over, and an
+            # answer to a ping stands behind all that we have not read.
+            words += " while we were behind in reading: a slow consumer, perhaps"
+        return f"{self.host} {words}", error
 
     async def until_lost(self, work: Coroutine[Any, Any, Any]) -> bool:
         """Do what needs an answer of the server; False if the connection was lost.
