@@ -152,7 +152,7 @@ class Lanes:
         frames: list[bytes] = []
         if take is not None:
             runs, frames = own.sender.pull(budget, now, number, take)
-        if not frames and state is None and not self._ack_due(now):
+        if not frames and state is None and not self.ack_due(now):
             return None
         acks = []
         for each, other in self._lanes.items():
@@ -171,7 +171,8 @@ class Lanes:
         sealed = self.seal.seal(header, number, body)
         return sealed + self._trailer if lane is Lane.CONTROL else sealed
 
-    def _ack_due(self, now: float) -> bool:
+    def ack_due(self, now: float) -> bool:
+        """Tell whether an acknowledgement may wait no longer."""
         for state in self._lanes.values():
             ack_at = state.receiver.ack_at
             if ack_at is not None and ack_at <= now:
@@ -269,7 +270,7 @@ class Lanes:
 
     def has_due(self, now: float) -> bool:
         """Tell whether an acknowledgement or a repetition is due now."""
-        return self._ack_due(now) or any(
+        return self.ack_due(now) or any(
             state.sender.lost for state in self._lanes.values()
         )
 

@@ -112,6 +112,8 @@ class Outbox:
             envelope = self._lanes.build(Lane.CALL, take, None, now, self._budget)
             if envelope is not None:
                 return envelope
+        if not self._lanes.ack_due(now):
+            return None
         return self._lanes.build(Lane.CONTROL, None, None, now, self._budget)
 
     def last_word(self, now: float) -> bytes | None:
