@@ -117,6 +117,7 @@ class Agent(Program):
 
         _transfer.register(self._registry)
         _process.register(self._registry)
+        self._carried = _transfer.CARRIED
 
     # -- for users --
 
@@ -261,6 +262,7 @@ class Agent(Program):
             waiting=self._waiting,
             grace=self._grace,
             heartbeat=self._heartbeat,
+            carried=self._carried.__contains__,
         )
 
     @asynccontextmanager

@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from .exchange import Transfer
 from .files import RemoteFiles
-from .serving import register
+from .serving import CARRIED, register
 
-__all__ = ["RemoteFiles", "Transfer", "register"]
+__all__ = ["CARRIED", "RemoteFiles", "Transfer", "register"]

@@ -15,15 +15,13 @@ import anyio.abc
 
 from remoting_bus._remote.context import Progress
 
+from .bulk import Report
 from .disk import CHUNK, in_steps, in_thread
 from .records import Accept, BadTransfer, Claim, Frames, Header
 from .sink import Sink
 from .source import Source
 
-__all__ = ["Report", "Transfer", "receive", "send"]
-
-Report = Callable[[Progress], object]
-"""Told how far a transfer is, after each MiB and at its end."""
+__all__ = ["Transfer", "receive", "send"]
 
 CLOSE_PATIENCE = 10.0
 """Seconds that a cancel waits for the disk to let go of what was being written."""
@@ -149,9 +147,7 @@ async def receive(
     incoming: anyio.abc.ByteReceiveStream,
     outgoing: anyio.abc.ByteSendStream,
     report: Report | None = None,
-    *,
-    moved: Callable[[], object] = lambda: None,
-) -> Sink:
+) -> None:
     """Receive a file or a tree; it appears under `path` when all of it is here.
 
     Args:
@@ -160,7 +156,6 @@ async def receive(
         incoming: From the sender.
         outgoing: To it.
         report: Told how far this is.
-        moved: Called when something was written.
 
     Raises:
         OSError: It could not be written: a full disk, say. Nothing is left then.
@@ -183,7 +178,7 @@ async def receive(
             await outgoing.send(claim.encode())
             answer = Accept.decode(await _frame(incoming, frames))
         await in_thread(sink.accept, answer)
-        await _fill(sink, frames, incoming, report, moved)
+        await _fill(sink, frames, incoming, report)
         await in_steps(sink.finish())
     except (OSError, BadTransfer) as error:
         keep = False
@@ -192,7 +187,6 @@ async def receive(
         await _shut(lambda: sink.close(keep=keep))
     if report is not None:
         report(Progress(header.size, header.size))
-    return sink
 
 
 async def _fill(
@@ -200,7 +194,6 @@ async def _fill(
     frames: Frames,
     incoming: anyio.abc.ByteReceiveStream,
     report: Report | None,
-    moved: Callable[[], object],
 ) -> None:
     """Write what comes, about a MiB at a time, until its end."""
     total = sink.header.size
@@ -216,7 +209,6 @@ async def _fill(
                 size += len(piece)
             at_end = False
         await in_thread(_write, sink, frames, parts)
-        moved()
         if report is not None:
             report(Progress(sink.done, max(sink.done, total), sink.current))
     if not sink.ended:

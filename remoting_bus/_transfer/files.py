@@ -17,18 +17,22 @@ import anyio.abc
 from remoting_bus._loop import clock
 from remoting_bus._remote.call import Call
 from remoting_bus._remote.caller import Caller
+from remoting_bus._remote.context import Progress
 from remoting_bus.channel.streams import ReceiveStream, SendStream
 from remoting_bus.errors import (
     CallCancelled,
     CallRefused,
+    ChannelBroken,
     NotGranted,
     Overloaded,
     PeerLost,
     Revoked,
 )
 from remoting_bus.protocol import ends
+from remoting_bus.protocol.ends import Carried
 
-from .exchange import Report, Transfer, receive, send
+from .bulk import Report, Work, carry
+from .exchange import Transfer, receive, send
 from .opened import RemoteReader, RemoteWriter, wait_opened
 from .records import BadTransfer
 from .source import Source
@@ -111,61 +115,55 @@ class RemoteFiles:
     async def _put(
         self, source: StrPath, target: StrPath, tree: bool, progress: Report | None
     ) -> Transfer:
-        where = os.fsencode(target)
+        async def work(
+            reader: anyio.abc.ByteReceiveStream,
+            writer: anyio.abc.ByteSendStream,
+            report: Report,
+        ) -> Transfer:
+            return await send(
+                Source(os.fspath(source), tree=tree), writer, reader, report
+            )
 
-        async def once(moved: Callable[[], None]) -> Transfer:
-            def report(step: Any) -> None:
-                moved()
-                if progress is not None:
-                    progress(step)
-
-            async def work(to: SendStream, back: ReceiveStream) -> Transfer:
-                return await send(
-                    Source(os.fspath(source), tree=tree), to, back, report
-                )
-
-            made, _ = await self._exchange("rb:files.put", where, tree, work)
+        async def once(report: Report) -> Transfer:
+            where = os.fsencode(target)
+            made, _ = await self._exchange("rb:files.put", where, tree, work, report)
             return made
 
-        return await _persist(once)
+        return await _persist(once, progress)
 
     async def _get(
         self, source: StrPath, target: StrPath, tree: bool, progress: Report | None
     ) -> Transfer:
-        where = os.fsencode(source)
+        async def work(
+            reader: anyio.abc.ByteReceiveStream,
+            writer: anyio.abc.ByteSendStream,
+            report: Report,
+        ) -> None:
+            await receive(os.fspath(target), tree, reader, writer, report)
 
-        async def once(moved: Callable[[], None]) -> Transfer:
-            async def work(to: SendStream, back: ReceiveStream) -> None:
-                path = os.fspath(target)
-                await receive(path, tree, back, to, progress, moved=moved)
-
-            _, said = await self._exchange("rb:files.get", where, tree, work)
+        async def once(report: Report) -> Transfer:
+            where = os.fsencode(source)
+            _, said = await self._exchange("rb:files.get", where, tree, work, report)
             return Transfer(**said)
 
-        return await _persist(once)
+        return await _persist(once, progress)
 
     async def _exchange(
-        self,
-        name: str,
-        path: bytes,
-        tree: bool,
-        work: Callable[[SendStream, ReceiveStream], Awaitable[R]],
+        self, name: str, path: bytes, tree: bool, work: Work[R], report: Report
     ) -> tuple[R, Any]:
         """Call, work with the streams, and return both results."""
-        theirs_in, ours_out = ends.pipe()
-        ours_in, theirs_out = ends.pipe()
-        to, back = SendStream(ours_out), ReceiveStream(ours_in)
-        async with self._caller.start(name, path, tree, theirs_in, theirs_out) as call:
+        link = await self._caller._link(None)
+        writer = Carried("send", link.new_carried_token())
+        reader = Carried("receive", link.new_carried_token())
+        async with self._caller.start(name, path, tree, writer, reader) as call:
             try:
-                made = await work(to, back)
-            except anyio.BrokenResourceError:
+                made = await carry(call._link, reader, writer, work, report)
+            except (anyio.BrokenResourceError, ChannelBroken):
                 # The call tells why. If it does not fail, the break is all there is.
                 await call.result()
                 raise
-            except (OSError, BadTransfer) as error:
-                reason = f"at the other side: {error}"
-                to.reset(reason)
-                back.reset(reason)
+            except (OSError, BadTransfer):
+                # Leaving cancels it; but first the far side is to say that it knows.
                 with anyio.move_on_after(TELL_PATIENCE), suppress(Exception):
                     await call.result()
                 raise
@@ -239,16 +237,20 @@ class RemoteFiles:
             await call.result()
 
 
-async def _persist(once: Callable[[Callable[[], None]], Awaitable[R]]) -> R:
+async def _persist(
+    once: Callable[[Report], Awaitable[R]], progress: Report | None
+) -> R:
     """Try again where the peer was lost, as long as there is progress now and then."""
     moved_at: list[float] = []
 
-    def moved() -> None:
+    def report(step: Progress) -> None:
         moved_at[:] = [clock()]
+        if progress is not None:
+            progress(step)
 
     while True:
         try:
-            return await once(moved)
+            return await once(report)
         except (PeerLost, CallCancelled, CallRefused) as error:
             # Nobody cancelled it here, so its program ended. A refusal is one of a
             # program on its way out; before anything moved it is an answer.

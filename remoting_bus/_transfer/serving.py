@@ -8,25 +8,32 @@ know who calls. Next: `exchange`, `handles`.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.abc
 
-from remoting_bus._remote.context import current
+from remoting_bus._remote.context import Progress, current
 from remoting_bus._remote.registry import Registry
+from remoting_bus.protocol.ends import Carried
 
+from .bulk import Report, Work, carry
 from .disk import in_thread
-from .exchange import CLOSE_PATIENCE, receive, send
+from .exchange import CLOSE_PATIENCE, Transfer, receive, send
 from .handles import Appending, Replacing, open_reader
 from .source import Source
 
-__all__ = ["OFFER", "register"]
+__all__ = ["CARRIED", "OFFER", "register"]
 
 OFFER = "files"
 
+CARRIED = frozenset({"rb:files.put", "rb:files.get"})
+"""Functions whose streams may live at the bulk side, for `Node(carried=...)`."""
+
 OPENED = b"\n"
 """What says that a file is open; an error comes in place of it."""
+
+R = TypeVar("R")
 
 _logger = logging.getLogger("remoting_bus.files")
 
@@ -46,8 +53,15 @@ async def _put(
     incoming: anyio.abc.ByteReceiveStream,
     outgoing: anyio.abc.ByteSendStream,
 ) -> None:
+    async def work(
+        reader: anyio.abc.ByteReceiveStream,
+        writer: anyio.abc.ByteSendStream,
+        report: Report,
+    ) -> None:
+        await receive(path, tree, reader, writer)
+
     try:
-        await receive(path, tree, incoming, outgoing)
+        await _where_they_live(incoming, outgoing, work)
     except Exception as error:
         _tell("to", path, error)
         raise
@@ -59,19 +73,36 @@ async def _get(
     incoming: anyio.abc.ByteReceiveStream,
     outgoing: anyio.abc.ByteSendStream,
 ) -> dict[str, Any]:
+    async def work(
+        reader: anyio.abc.ByteReceiveStream,
+        writer: anyio.abc.ByteSendStream,
+        report: Report,
+    ) -> Transfer:
+        return await send(Source(path, tree=tree), writer, reader)
+
     try:
-        made = await send(Source(path, tree=tree), outgoing, incoming)
+        made = await _where_they_live(incoming, outgoing, work)
     except Exception as error:
         _tell("from", path, error)
         raise
-    return {
-        "files": made.files,
-        "folders": made.folders,
-        "links": made.links,
-        "size": made.size,
-        "sha256": made.sha256,
-        "resumed_at": made.resumed_at,
-    }
+    return {name: getattr(made, name) for name in Transfer.__slots__}
+
+
+async def _where_they_live(
+    incoming: anyio.abc.ByteReceiveStream | Carried,
+    outgoing: anyio.abc.ByteSendStream | Carried,
+    work: Work[R],
+) -> R:
+    """Run a transfer here, or where the program has its bulk side: see `CARRIED`."""
+    if isinstance(incoming, Carried) and isinstance(outgoing, Carried):
+        return await carry(current()._link, incoming, outgoing, work, _unheard)
+    assert not isinstance(incoming, Carried)
+    assert not isinstance(outgoing, Carried)
+    return await work(incoming, outgoing, _unheard)
+
+
+def _unheard(progress: Progress) -> None:
+    """Whoever called counts by himself."""
 
 
 def _tell(way: str, path: bytes, error: Exception) -> None:

@@ -14,7 +14,8 @@ import anyio.abc
 import pytest
 
 import remoting_bus as rb
-from remoting_bus._transfer.exchange import Report, Transfer, receive, send
+from remoting_bus._transfer.bulk import Report
+from remoting_bus._transfer.exchange import Transfer, receive, send
 from remoting_bus._transfer.source import Source
 from remoting_bus.channel.streams import ReceiveStream, SendStream, pipe
 

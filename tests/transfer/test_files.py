@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -259,6 +260,28 @@ async def test_calls_go_on_beside_a_transfer(
                 assert await reader.receive() == b"small"
             calls += 1
     assert calls > 5
+
+
+@pytest.mark.parametrize("place", PLACES[2:], ids="-".join, indirect=True)
+@pytest.mark.parametrize("which", ["put", "get"])
+async def test_it_goes_on_while_the_loop_is_blocked(
+    files: RemoteFiles, tmp_path: Path, which: str
+) -> None:
+    """On a bus with two connections its bytes do not need this loop, on either side."""
+    source = make_file(tmp_path / "source", 64 * MIB)
+    parts: list[int] = []
+
+    def block(progress: rb.Progress) -> None:
+        if not parts and progress.done:
+            (part,) = (tmp_path / each / "part" for each in hidden(tmp_path))
+            parts.append(part.stat().st_size)
+            time.sleep(0.5)
+            whole = (tmp_path / "target").exists()  # the far side was even quicker
+            parts.append(64 * MIB if whole else part.stat().st_size)
+
+    await getattr(files, which)(source, tmp_path / "target", progress=block)
+    assert parts[1] > parts[0] + 8 * MIB
+    assert sha256(tmp_path / "target") == sha256(source)
 
 
 # -- the disk is full --
