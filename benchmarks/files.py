@@ -151,7 +151,8 @@ def run(arguments: list[str]) -> Iterator[dict[str, object]]:
     options = parser.parse_args(arguments)
     with LocalNats() as broker, tempfile.TemporaryDirectory() as folder:
         # Not through the proxy that can cut a node off: it lives in this process.
-        url = broker._url(0, broker._nodes[0].port)
+        node = broker._nodes[0]
+        url = broker._url(node, node.port)
         server = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.files", url],
             stdin=subprocess.PIPE,
