@@ -381,11 +381,6 @@ class Freight:
             # Written while at the limit: the credit may have come, and been lost.
             out.asked_at = self.now + out.patience
 
-    @property
-    def has_more(self) -> bool:
-        """Something may be pulled."""
-        return bool(self._notes or self._credits or any(self._ready.values()))
-
     def next_envelope(self, now: float) -> bytes | None:
         """Return what is to be sent next: BULK and LOG by turns, four to one."""
         self.now = now

@@ -268,12 +268,6 @@ class Lanes:
         for state in self._lanes.values():
             state.sender.tick(now, self.trip, ceiling)
 
-    def has_due(self, now: float) -> bool:
-        """Tell whether an acknowledgement or a repetition is due now."""
-        return self.ack_due(now) or any(
-            state.sender.lost for state in self._lanes.values()
-        )
-
     def link_back(self, now: float) -> None:
         """The link came back: all that was not acknowledged goes again (law 16)."""
         for state in self._lanes.values():

@@ -41,7 +41,6 @@ class Reader:
     expect: bytes
     got: int = 0
     done: bool = False
-    lazy: bool = False
 
     def turn(self) -> None:
         while not self.done:
