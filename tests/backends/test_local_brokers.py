@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -95,9 +96,13 @@ with LocalNats(nodes=3) as broker:
 """
 
 
-def test_nothing_is_left_when_the_test_process_is_killed() -> None:
-    """kill -9 of the process that started them."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+def test_no_process_is_left_when_the_test_process_is_killed(tmp_path: Path) -> None:
+    """kill -9 of the process that started them; their folder stays, for its logs."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "TMPDIR": str(tmp_path),
+    }
     with subprocess.Popen(
         [sys.executable, "-c", KILLED],
         stdout=subprocess.PIPE,

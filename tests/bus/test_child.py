@@ -108,9 +108,9 @@ from remoting_bus.bus.child import open_child
 
 async def main():
     async with open_child(["sleep", "600"], log=Path(sys.argv[1])) as child:
-        os.write(1, f"{child.pid} {child._process.pid}".encode())
         if sys.argv[2] == "fork" and os.fork() == 0:
             import time; time.sleep(600)  # holds the parent's end of the pipe
+        os.write(1, f"{child.pid} {child._process.pid}".encode())
         await anyio.sleep_forever()
 
 anyio.run(main)
@@ -129,6 +129,7 @@ async def test_it_ends_however_its_parent_ends(tmp_path: Path, how: str) -> None
         with anyio.fail_after(LIMIT):
             child, keeper = map(int, (await parent.stdout.receive()).split())
         forks = [p for p in psutil.Process(parent.pid).children() if p.pid != keeper]
+        assert len(forks) == (how == "fork")
         os.kill(keeper if how == "keeper" else parent.pid, signal.SIGKILL)
         await wait_gone(child)
         await wait_gone(keeper)
