@@ -20,6 +20,8 @@ class Half(Protocol):
 
     over: bool
     events: list[Any]
+    more: bool
+    """After `next_envelope` gave one: there may be another one now."""
 
     def cross(self, batch: Batch, now: float) -> None:
         """Take what the other half tells."""

@@ -21,6 +21,7 @@ class EndpointHalf:
     """The endpoint as a line sees it: a half that writes to many peers."""
 
     over = False
+    more = True
 
     def __init__(
         self,

@@ -203,10 +203,15 @@ class Line:
             self._want_pull(entry)
         self._pump(now)
         for entry in touched:
-            if entry.half.over:
-                self._forget(entry)
-            else:
-                self._arm(entry, now)
+            if entry.dirty:  # it could not be asked for all that it has
+                self._settle(entry, now)
+
+    def _settle(self, entry: Entry, now: float) -> None:
+        """Nothing more is pulled now: set its timer, or forget it."""
+        if entry.half.over:
+            self._forget(entry)
+        else:
+            self._arm(entry, now)
 
     def cross(self, entry: Entry) -> None:
         """Put what the other half is to know."""
@@ -234,9 +239,7 @@ class Line:
                 entry.notify()
             if envelope is None:
                 entry.dirty = False
-                self._arm(entry, now)
-                if half.over:
-                    self._forget(entry)
+                self._settle(entry, now)
                 continue
             return entry, entry.to, _LANES[envelope[3]], envelope
         return None
@@ -251,10 +254,18 @@ class Line:
             # Never past one that waits: publishes begin in order.
             waits = self._held or self._under_way
             if not waits and self._try(to, lane, envelope):
-                self.published += 1
-                self._want_pull(entry)
+                self._went(entry, now)
             else:
                 self._hold(held)
+
+    def _went(self, entry: Entry, now: float) -> None:
+        """An envelope of it was published at once."""
+        self.published += 1
+        if entry.half.more:
+            self._want_pull(entry)
+        else:  # nearly always, where little happens: asking would cost a tenth
+            entry.dirty = False
+            self._settle(entry, now)
 
     def _may_pull(self) -> bool:
         return (
@@ -319,8 +330,7 @@ class Line:
                 if not self._one_each:
                     self._want_pull(entry)
                 return held
-            self.published += 1
-            self._want_pull(entry)
+            self._went(entry, now)
         return None
 
     def _has_failed(self, error: RemotingError) -> None:

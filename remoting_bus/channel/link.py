@@ -23,7 +23,7 @@ from remoting_bus.protocol.calls import (
 )
 from remoting_bus.protocol.ends import Carried, StreamEnd
 from remoting_bus.protocol.session import Session
-from remoting_bus.protocol.terms import Called, Phase, PhaseChanged, Released
+from remoting_bus.protocol.terms import Phase, PhaseChanged, Released
 
 from .entry import Entry
 from .freights import run_job
@@ -311,8 +311,8 @@ class Link:
         while session.events:
             events, session.events = session.events, []
             for event in events:
-                if type(event) is Called:
-                    node.pool.submit(self, event.call)
+                if type(event) is IncomingCall:
+                    node.pool.submit(self, event)
                 elif type(event) is PhaseChanged:
                     self._notify()
                     node.phase_changed(self, event)

@@ -116,7 +116,8 @@ class Calling:
             data, call.priority, lambda number: self._was_pulled(call, number)
         )
         self._entries[call] = entry
-        session.references.queued(call.references)
+        if call.references:
+            session.references.queued(call.references)
         session.outbox.queue.add(entry)
 
     def _was_pulled(self, call: OutgoingCall, number: int) -> None:
@@ -187,29 +188,18 @@ class Calling:
             call.progress = value
             call.wake()
 
-    def returned(
-        self,
-        at: int,
-        number: int,
-        wrote: Sequence[Sequence[int]],
-        uses: Sequence[int],
-        references: Sequence[int],
-        value: Any,
-    ) -> None:
+    def returned(self, at: int, frame: list[Any]) -> None:
         """Take a RETURNED, whose number is `at`; hold it for the bytes it names."""
+        _, number, wrote, uses, references, value = frame
         session = self._session
         call = self._of(number)
-        session.references.received(references)
-        streams = session.streams.introduce_theirs(
-            at, uses, carried=session.is_carried(call.name)
-        )
-        outcome = Outcome(
-            OutcomeKind.RETURNED,
-            value=value,
-            streams=streams,
-            references=list(references),
-            executed="unknown",
-        )
+        streams: Sequence[StreamEnd] = ()
+        if references:
+            session.references.received(references)
+        if uses:
+            carried = session.is_carried(call.name)
+            streams = session.streams.introduce_theirs(at, uses, carried=carried)
+        outcome = Outcome(OutcomeKind.RETURNED, value, streams, references)
         self._answer(number, call, outcome, wrote)
 
     def raised(self, number: int, wrote: Sequence[Sequence[int]], error: Any) -> None:
@@ -262,6 +252,10 @@ class Calling:
             del self.pulled[number]
             self._release(outcome)
             self._give_up_streams(call, "the call was given up")
+            return
+        if not wrote:
+            del self.pulled[number]
+            self._end(call, outcome)
             return
         waits: list[tuple[Inlet | Carried, int]] = []
         for index, offset in wrote:

@@ -6,7 +6,7 @@ Plain records; what may happen to them is `session`'s law.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, IntEnum
 from typing import Any, Literal
 
@@ -68,8 +68,8 @@ class Outcome:
 
     kind: OutcomeKind
     value: Any = None
-    streams: list[StreamEnd] = field(default_factory=list)
-    references: list[int] = field(default_factory=list)
+    streams: Sequence[StreamEnd] = ()
+    references: Sequence[int] = ()
     code: RefusalCode = RefusalCode.OTHER
     message: str = ""
     executed: Executed = "unknown"
@@ -179,7 +179,6 @@ class IncomingCall:
         number: int,
         name: str,
         args: Any,
-        *,
         streams: Sequence[StreamEnd],
         references: Sequence[int],
         priority: Priority,

@@ -109,6 +109,10 @@ class _Sent:
 Take = Callable[[int, int], bytes | None]
 """Given the room in bytes and the number it will get, the next new frame or None."""
 
+Fill = Callable[[list[bytes], int, int, int, int], None]
+"""Appends whole new frames: to this list, within so many bytes, the first of them with
+this number; none after so many bytes of window, and at most so many frames."""
+
 
 class Sender:
     """The sending side of a lane.
@@ -161,7 +165,12 @@ class Sender:
         )
 
     def pull(
-        self, budget: int, now: float, envelope: int, take: Take
+        self,
+        budget: int,
+        now: float,
+        envelope: int,
+        take: Take,
+        fill: Fill | None = None,
     ) -> tuple[list[int], list[bytes]]:
         """Choose frames for one envelope: what was lost, then what is new.
 
@@ -170,6 +179,7 @@ class Sender:
             now: The time.
             envelope: The number of the envelope that they will travel in.
             take: Gives new frames, until it has none or none fits.
+            fill: Gives many at once; asked first.
 
         Returns:
             Runs (first, count, first, count, …) and the frames in that order.
@@ -191,6 +201,8 @@ class Sender:
             self.repeated += 1
             del self.unacknowledged[number]
             self._put(number, sent.data, sent, envelope, now, runs, frames)
+        if fill is not None:
+            budget -= self._put_many(fill, budget, now, envelope, runs, frames)
         while self.has_room():
             data = take(budget, self.next)
             if data is None:
@@ -202,6 +214,49 @@ class Sender:
             self._put(self.next, data, sent, envelope, now, runs, frames)
             self.next += 1
         return runs, frames
+
+    def _put_many(
+        self,
+        fill: Fill,
+        budget: int,
+        now: float,
+        envelope: int,
+        runs: list[int],
+        frames: list[bytes],
+    ) -> int:
+        """Take what `fill` gives; one by one a frame would cost twice as much."""
+        if not self.has_room():
+            return 0
+        unacknowledged = self.unacknowledged
+        new: list[bytes] = []
+        fill(
+            new,
+            budget,
+            self.next,
+            self.window - self.bytes_unacknowledged,
+            min(
+                WINDOW_FRAMES - len(unacknowledged),
+                WINDOW_FRAMES - (self.next - self.acknowledged) + 1,
+            ),
+        )
+        if not new:
+            return 0
+        number = first = self.next
+        size = 0
+        for data in new:
+            unacknowledged[number] = _Sent(data, envelope, now)
+            size += len(data)
+            number += 1
+        self.next = number
+        self.bytes_unacknowledged += size
+        self.sent_bytes += size
+        self._sent_at = now
+        frames += new
+        if runs and runs[-2] + runs[-1] == first:
+            runs[-1] += len(new)
+        else:
+            runs += (first, len(new))
+        return size
 
     def _put(
         self,
@@ -242,9 +297,10 @@ class Sender:
         if upto > self.next or (ranges and max(ranges) >= self.next):
             raise ValueError("acknowledges a frame that was never sent")
         news = False
-        for number in range(self.acknowledged + 1, upto):
-            news |= self._arrived(number, now, trip)
-        self.acknowledged = max(self.acknowledged, upto - 1)
+        if upto > self.acknowledged + 1:
+            for number in range(self.acknowledged + 1, upto):
+                news |= self._arrived(number, now, trip)
+            self.acknowledged = upto - 1
         for first, last in zip(ranges[::2], ranges[1::2], strict=True):
             for number in range(max(first, self.acknowledged + 1), last + 1):
                 news |= self._arrived(number, now, trip)

@@ -12,11 +12,16 @@ from remoting_bus.names import Lane
 
 from . import frames
 from .frames import FrameKind
+from .terms import Phase
 
 if TYPE_CHECKING:
     from .session import Session
 
 __all__ = ["Inbox"]
+
+# Compared as plain integers, which takes a third of the time.
+_CALL = int(FrameKind.CALL)
+_RETURNED = int(FrameKind.RETURNED)
 
 
 class Inbox:
@@ -27,17 +32,24 @@ class Inbox:
     def __init__(self, session: Session) -> None:
         self._session = session
 
-    def take(self, lane: Lane, number: int, frame: Any) -> None:
-        """Take a frame whose turn has come.
+    def take(self, lane: Lane, released: list[tuple[int, Any]]) -> None:
+        """Take frames whose turn has come, until the session is over.
 
         Raises:
-            TypeError, ValueError, IndexError, KeyError, AttributeError: It is not what
+            TypeError, ValueError, IndexError, KeyError, AttributeError: One is not what
                 the table of frames says.
         """
-        if lane is Lane.CALL:
-            self._take_call(number, frame)
-        else:
-            self._take_control(frame)
+        session = self._session
+        if lane is not Lane.CALL:
+            for _, frame in released:
+                if session.phase is not Phase.OVER:
+                    self._take_control(frame)
+            return
+        if session.leaving:
+            return  # its calls were stopped and ours have ended
+        for number, frame in released:
+            if session.phase is not Phase.OVER:
+                self._take_call(number, frame)
 
     def _take_control(self, frame: Any) -> None:
         session = self._session
@@ -53,13 +65,11 @@ class Inbox:
                 session.send_control(frames.unimplemented(kind))
 
     def _take_call(self, number: int, frame: Any) -> None:
-        kind, session = frame[0], self._session
-        if session.leaving:
-            return  # its calls were stopped and ours have ended
-        if kind == FrameKind.CALL:
-            session.serving.call(number, frame[1:])
-        elif kind == FrameKind.RETURNED:
-            session.calling.returned(number, *frame[1:])
+        kind = frame[0]
+        if kind == _CALL:
+            self._session.serving.call(number, frame)
+        elif kind == _RETURNED:
+            self._session.calling.returned(number, frame)
         else:
             self._take_other(kind, number, frame)
 

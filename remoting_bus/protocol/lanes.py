@@ -16,7 +16,7 @@ from remoting_bus.names import Lane
 
 from .clocks import Clocks
 from .codec import DecodeError, decode, head
-from .delivery import Receiver, ReplayWindow, RoundTrip, Sender, Take
+from .delivery import Fill, Receiver, ReplayWindow, RoundTrip, Sender, Take
 from .envelope import (
     HEADER_BYTES,
     EnvelopeKind,
@@ -136,6 +136,7 @@ class Lanes:
         state: dict[int, Any] | None,
         now: float,
         budget: int,
+        fill: Fill | None = None,
     ) -> bytes | None:
         """Return an envelope with what is due on `lane`, or None if nothing is.
 
@@ -145,13 +146,14 @@ class Lanes:
             state: To be said in it; with it an envelope is made without frames, too.
             now: The time.
             budget: Bytes for frames.
+            fill: Gives many new frames at once; see `delivery`.
         """
         own = self[lane]
         number = own.number + 1
         runs: list[int] = []
         frames: list[bytes] = []
         if take is not None:
-            runs, frames = own.sender.pull(budget, now, number, take)
+            runs, frames = own.sender.pull(budget, now, number, take, fill)
         if not frames and state is None and not self.ack_due(now):
             return None
         acks = []
@@ -255,10 +257,11 @@ class Lanes:
         """Return when something is due: an acknowledgement, a repetition."""
         soonest: float | None = None
         for state in self._lanes.values():
-            for at in (
-                state.receiver.ack_at,
-                state.sender.wake_at(self.trip, ceiling),
-            ):
+            at = state.receiver.ack_at
+            if at is not None and (soonest is None or at < soonest):
+                soonest = at
+            if state.sender.unacknowledged:
+                at = state.sender.wake_at(self.trip, ceiling)
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
         return soonest

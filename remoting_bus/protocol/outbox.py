@@ -108,13 +108,26 @@ class Outbox:
             return self._pull_control(now)
         calls = self._lanes.get(Lane.CALL)
         if self.queue or self._reports or (calls and calls.sender.lost):
-            take = self._take_queued if new_calls else _nothing_new
-            envelope = self._lanes.build(Lane.CALL, take, None, now, self._budget)
+            if new_calls:
+                take, fill = self._take_queued, self.queue.fill
+            else:
+                take, fill = _nothing_new, None
+            envelope = self._lanes.build(Lane.CALL, take, None, now, self._budget, fill)
             if envelope is not None:
                 return envelope
         if not self._lanes.ack_due(now):
             return None
         return self._lanes.build(Lane.CONTROL, None, None, now, self._budget)
+
+    def waits(self) -> bool:
+        """Tell whether there may be another envelope, once one was pulled."""
+        if self.queue or self._control or self._reports or self._state:
+            return True
+        for lane in (Lane.CALL, Lane.CONTROL):
+            used = self._lanes.get(lane)
+            if used and used.sender.lost:
+                return True
+        return False
 
     def last_word(self, now: float) -> bytes | None:
         """Return the envelope that acknowledges a goodbye."""

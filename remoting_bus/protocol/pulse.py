@@ -18,7 +18,14 @@ from .terms import Phase, PhaseChanged, PhaseKind
 if TYPE_CHECKING:
     from .session import Session
 
-__all__ = ["Pulse"]
+__all__ = ["Pulse", "soonest"]
+
+
+def soonest(one: float | None, other: float | None) -> float | None:
+    """Return the earlier of two times; None is never."""
+    if one is None or (other is not None and other < one):
+        return other
+    return one
 
 
 class Pulse:
@@ -71,13 +78,13 @@ class Pulse:
     def wake_at(self) -> float | None:
         """Return when `tick` has something to do."""
         session = self._session
-        soonest = [self._goodbye.by]
+        at = self._goodbye.by
         if self.link_up:
-            soonest.append(self._next_beat())
-            soonest.append(self._lanes.wake_at(session.terms.heartbeat))
+            at = soonest(at, self._next_beat())
+            at = soonest(at, self._lanes.wake_at(session.terms.heartbeat))
         if session.phase is Phase.SUSPENDED:
-            soonest.append(self._grace_ends())
-        return min((at for at in soonest if at is not None), default=None)
+            at = soonest(at, self._grace_ends())
+        return at
 
     def _grace_ends(self) -> float:
         return self.liveness.suspended_at + self._session.terms.grace

@@ -21,7 +21,6 @@ from .delivery import WINDOW_FRAMES
 from .ends import Carried, Inlet, Outlet, StreamEnd, check_movable
 from .queue import ABANDONED, LAST, MAX_PARTIAL, Entry
 from .streams import uses_of
-from .terms import Called
 
 if TYPE_CHECKING:
     from .session import Session
@@ -30,6 +29,9 @@ __all__ = ["Serving"]
 
 _MAX_NAME = 512
 """Characters of a function's name; longer ones are refused before they are looked up."""
+
+# By look-up: calling an enumeration takes four times as long.
+_PRIORITIES = {int(priority): priority for priority in Priority}
 
 _MAX_MESSAGE = 4096
 """Characters of a message in a refusal: it may quote what the peer sent."""
@@ -71,12 +73,12 @@ class Serving:
 
     # -- what comes --
 
-    def call(self, at: int, fields: list[Any]) -> None:
+    def call(self, at: int, frame: list[Any]) -> None:
         """Take a CALL whose number is `at`."""
-        name, priority, deadline, key, behalf, uses, references, args = fields
+        _, name, priority, deadline, key, behalf, uses, references, args = frame
         if type(name) is not str or len(name) > _MAX_NAME:
             raise ValueError("a call without a name")
-        reason = self._tombstones.pop(at, None)
+        reason = self._tombstones.pop(at, None) if self._tombstones else None
         if reason is not None:
             self._never(at, uses, "cancelled before it came")
             self._answer(frames.cancelled(at, False, reason, "it was never started"))
@@ -87,26 +89,28 @@ class Serving:
             self._answer(frames.refused(at, full[0], full[1]))
             return
         session = self._session
-        session.references.received(references)
+        streams: Sequence[StreamEnd] = ()
+        if references:
+            session.references.received(references)
+        if uses:
+            carried = session.is_carried(name)
+            streams = session.streams.introduce_theirs(at, uses, carried=carried)
         call = IncomingCall(
             at,
             name,
             args,
-            streams=session.streams.introduce_theirs(
-                at, uses, carried=session.is_carried(name)
-            )
-            if uses
-            else (),
-            references=references,
-            priority=Priority(priority),
-            deadline=None,
-            key=key,
-            on_behalf=bool(behalf),
+            streams,
+            references,
+            _PRIORITIES[priority],
+            None,
+            key,
+            bool(behalf),
         )
         self.running[at] = call
-        self.behalf += call.on_behalf
+        if behalf:
+            self.behalf += 1
         if deadline is None:
-            session.events.append(Called(call))
+            session.events.append(call)
         else:
             self._with_deadline(call, deadline)
 
@@ -135,7 +139,7 @@ class Serving:
             self.cancelled_done(call, ran=False, message="its deadline had passed")
             return
         heapq.heappush(self._deadlines, (instant, call.number))
-        session.events.append(Called(call))
+        session.events.append(call)
 
     def clocks_are_known(self) -> None:
         """Start what waited for the clocks to be compared."""
@@ -284,8 +288,10 @@ class Serving:
         """
         call.ended = True
         self._session.outbox.forget_report(call.number)
-        if self.running.pop(call.number, None) is not None:
-            self.behalf -= call.on_behalf
+        if self.running.pop(call.number, None) is not None and call.on_behalf:
+            self.behalf -= 1
+        if not call.streams:
+            return []
         wrote: list[list[int]] = []
         for index, end in enumerate(call.streams):
             if isinstance(end, Outlet):

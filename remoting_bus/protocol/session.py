@@ -43,7 +43,7 @@ from .goodbye import Goodbye
 from .inbox import Inbox
 from .lanes import Broken, Lanes, Opened
 from .outbox import STATE_ASK, STATE_MINIMUM, STATE_PARTED, Outbox
-from .pulse import Pulse
+from .pulse import Pulse, soonest
 from .queue import Entry
 from .references import References
 from .serving import Serving
@@ -66,6 +66,7 @@ class Session:
         cause: What ended it.
         events: What happened; the shell takes them after each input.
         over: The shell may forget it: nothing more will be sent.
+        more: After `next_envelope` gave one: there may be another one now.
         now: The time of the present input.
     """
 
@@ -89,6 +90,7 @@ class Session:
         self.cause: BaseException | None = None
         self.events: list[Event] = []
         self.over = False
+        self.more = False
         self.now = 0.0
         self.is_carried = is_carried
         self.clocks = Clocks()
@@ -357,10 +359,8 @@ class Session:
         try:
             if opened.state:
                 self._take_state(opened.state)
-            for number, frame in opened.released:
-                if self._is_over():
-                    return
-                self._inbox.take(opened.lane, number, frame)
+            if opened.released:
+                self._inbox.take(opened.lane, opened.released)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
             raise Broken(f"a malformed frame: {error}") from error
         self._go_on(now)
@@ -400,9 +400,6 @@ class Session:
             self.outbox.say_minimum()
         if STATE_PARTED in state:
             self.parted(self.now)
-
-    def _is_over(self) -> bool:
-        return self.phase is Phase.OVER
 
     # -- Half: the other half --
 
@@ -444,7 +441,10 @@ class Session:
             return None
         if self.leaving:
             self._say_goodbye(now)
-        return self.outbox.pull(now, new_calls=self.phase is not Phase.SUSPENDED)
+        new_calls = self.phase is not Phase.SUSPENDED
+        envelope = self.outbox.pull(now, new_calls=new_calls)
+        self.more = self.leaving or self.outbox.waits()
+        return envelope
 
     def _say_goodbye(self, now: float) -> None:
         frame = self._goodbye.pull(self._lanes[Lane.CALL].sender.next - 1)
@@ -469,10 +469,8 @@ class Session:
         """Return when `tick` has something to do, or None."""
         if self.over:
             return None
-        soonest: list[float | None] = [self.calling.wake_at(), self.serving.wake_at()]
-        if self.phase is not Phase.OPENING:
-            soonest.append(self._pulse.wake_at())
-        return min((at for at in soonest if at is not None), default=None)
+        at = None if self.phase is Phase.OPENING else self._pulse.wake_at()
+        return soonest(soonest(at, self.calling.wake_at()), self.serving.wake_at())
 
     def tick(self, now: float) -> None:
         """Do what is due."""

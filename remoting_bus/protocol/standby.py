@@ -60,6 +60,8 @@ class Standby:
         touched: Called when a job did something with a carried end.
     """
 
+    more = True
+
     __slots__ = (
         "_asks",
         "_beat_replay",

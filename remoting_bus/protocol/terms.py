@@ -11,7 +11,6 @@ from .calls import IncomingCall
 __all__ = [
     "FLOOR",
     "VERSION",
-    "Called",
     "Event",
     "Opening",
     "Phase",
@@ -97,20 +96,14 @@ class PhaseChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """The peer called; whoever takes this runs it and answers."""
-
-    call: IncomingCall
-
-
-@dataclass(frozen=True, slots=True)
 class Released:
     """No peer of this session can use these objects of ours any more."""
 
     references: list[int]
 
 
-Event = Called | PhaseChanged | Released
+Event = IncomingCall | PhaseChanged | Released
+"""What happened. A call: the peer made it; whoever takes it runs it and answers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class FakeHalf:
 
     def __init__(self) -> None:
         self.over = False
+        self.more = True
         self.events: list[Any] = []
         self.out: list[int] = []
         self.batch: Batch | None = None

@@ -25,7 +25,7 @@ from remoting_bus.protocol.ends import Inlet, Outlet, pipe
 from remoting_bus.protocol.flight import MAXIMUM
 from remoting_bus.protocol.flows import MAX_WINDOW
 from remoting_bus.protocol.session import Session
-from remoting_bus.protocol.terms import Called, Event, Phase, PhaseChanged, Terms
+from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
 from remoting_bus.testing.world import Network, Peer, World
 
 __all__ = ["Storm", "run"]
@@ -147,8 +147,8 @@ class Storm:
     # -- events --
 
     def _event(self, peer: Peer, session: Session, event: Event) -> None:
-        if isinstance(event, Called):
-            call = event.call
+        if isinstance(event, IncomingCall):
+            call = event
             tag, size = call.args[0]
             key = (tag, id(session))
             self.runs[key] = self.runs.get(key, 0) + 1

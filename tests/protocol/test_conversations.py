@@ -35,7 +35,7 @@ from remoting_bus.protocol.envelope import HEADER_BYTES, cut_trailer, read_heade
 from remoting_bus.protocol.freight import EARLY
 from remoting_bus.protocol.goodbye import GOODBYE_PATIENCE
 from remoting_bus.protocol.session import Session
-from remoting_bus.protocol.terms import Called, Event, Phase, PhaseChanged, Terms
+from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
 from remoting_bus.testing.world import Network, Peer, World
 
 TERMS = Terms(heartbeat=1.0, grace=20.0)
@@ -90,8 +90,8 @@ class Duo:
         self.run(1)
 
     def _note(self, name: str, event: Event) -> None:
-        if isinstance(event, Called):
-            self.came.append(event.call)
+        if isinstance(event, IncomingCall):
+            self.came.append(event)
         elif isinstance(event, PhaseChanged):
             self.phases[name].append(event.kind)
 
@@ -207,7 +207,7 @@ def test_calls_go_both_ways() -> None:
     back = OutgoingCall("g", ARGS, on_behalf=True)
     seen: list[IncomingCall] = []
     duo.alpha.on_event = lambda _, event: (
-        seen.append(event.call) if isinstance(event, Called) else None
+        seen.append(event) if isinstance(event, IncomingCall) else None
     )
     call, came = duo.arrived()
     duo.far.start(back, duo.now)
