@@ -46,7 +46,13 @@ def _find_nats() -> None:
     find_server()
 
 
-BROKERS: dict[str, Callable[[], object]] = {"nats": _find_nats}
+def _find_kafka() -> None:
+    from remoting_bus.testing.brokers.kafka_files import find_jars
+
+    find_jars()
+
+
+BROKERS: dict[str, Callable[[], object]] = {"nats": _find_nats, "kafka": _find_kafka}
 """For each name of the marker what raises FileNotFoundError if it cannot be had."""
 
 

@@ -6,6 +6,7 @@ has what all share; each broker's file knows how that broker is run.
 """
 
 from .base import LocalBroker
+from .kafka import LocalKafka
 from .nats import LocalNats
 
-__all__ = ["LocalBroker", "LocalNats"]
+__all__ = ["LocalBroker", "LocalKafka", "LocalNats"]

@@ -196,7 +196,7 @@ class LocalBroker(ABC):
 
     @abstractmethod
     def _prepare(self) -> None:
-        """Write the configuration of all nodes (`self._nodes` have ports)."""
+        """Write the configuration of all nodes (they have ports and proxies)."""
 
     @abstractmethod
     def _command(self, node: Node) -> list[str]:
@@ -219,13 +219,14 @@ class LocalBroker(ABC):
         for number, port in enumerate(free_ports(self._count)):
             folder = self.folder / f"n{number}"
             folder.mkdir()
-            self._nodes.append(Node(number, folder, port))
+            node = Node(number, folder, port)
+            node.proxy = Proxy(port)  # some brokers tell clients where to connect
+            self._nodes.append(node)
         self._prepare()
         for node in self._nodes:
             node.start(self._command(node), self.stop_grace)
         for node in self._nodes:
             self._wait_ready(node, self._is_ready)
-            node.proxy = Proxy(node.port)
         self.urls = [self._url(n, self._proxy(n.number).port) for n in self._nodes]
 
     def _wait_ready(self, node: Node, is_ready: Callable[[Node], bool]) -> None:
