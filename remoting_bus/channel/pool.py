@@ -213,7 +213,7 @@ class Pool(Generic[L]):
 def _with_context(
     context: contextvars.Context, what: Awaitable[None]
 ) -> Awaitable[None]:
-    if isinstance(what, Coroutine):
+    if type(what) is types.CoroutineType:  # to ask for the abstract type costs 2 µs
         return _steps(context, what)
     return what
 

@@ -16,6 +16,8 @@ from cbor2 import dumps
 
 from remoting_bus.names import Lane
 
+from .codec import integer
+
 __all__ = ["FRAMES", "Frame", "FrameKind", "StreamUse"]
 
 
@@ -190,7 +192,7 @@ def call(
             b"\x89",
             _CALL_KIND,
             _name(name),
-            dumps(priority),
+            integer(priority),
             b"\xf6" if deadline is None else dumps(deadline),
             b"\xf6" if key is None else dumps(key),
             b"\x01" if behalf else b"\x00",
@@ -213,7 +215,7 @@ def returned(
         (
             b"\x86",
             _RETURNED_KIND,
-            dumps(number),
+            integer(number),
             dumps(list(wrote)) if wrote else _EMPTY,
             dumps(list(uses)) if uses else _EMPTY,
             dumps(list(references)) if references else _EMPTY,

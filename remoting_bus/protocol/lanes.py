@@ -15,7 +15,7 @@ from cbor2 import dumps
 from remoting_bus.names import Lane
 
 from .clocks import Clocks
-from .codec import DecodeError, decode, head
+from .codec import DecodeError, decode, head, integer, integers
 from .delivery import Fill, Receiver, ReplayWindow, RoundTrip, Sender, Take
 from .envelope import (
     HEADER_BYTES,
@@ -42,6 +42,12 @@ the broker, where isolation is won or lost (speed.md, 9); `FLIGHT` raises BULK's
 
 MAX_AHEAD_BYTES = 32 * 1024 * 1024
 """Bytes kept of frames that came too early, per lane; an honest peer's window is less."""
+
+
+_NO_STATE = dumps({})
+
+_END_OF_TIME = 1 << 62
+"""Microseconds; an echo, which adds to a peer's time, stays within 64 bits."""
 
 
 class Broken(Exception):
@@ -160,13 +166,23 @@ class Lanes:
         for each, other in self._lanes.items():
             if other.unsaid:
                 other.unsaid = False
-                acks.append([int(each), *other.receiver.acknowledgement()])
+                acks.append(integers([each, *other.receiver.acknowledgement()]))
         own.number = number
         own.counters.envelopes_sent += 1
         own.counters.frames_sent += len(frames)
         echo = self._echo + int((now - self._echo_at) * 1e6) if self._echo else 0
-        start = dumps([int(now * 1e6), echo, acks, state or {}, runs])
-        body = b"".join((head(5 + len(frames)), start[1:], *frames))
+        body = b"".join(
+            (
+                head(5 + len(frames)),
+                integer(int(now * 1e6)),
+                integer(echo),
+                head(len(acks)),
+                *acks,
+                dumps(state) if state else _NO_STATE,
+                integers(runs),
+                *frames,
+            )
+        )
         own.counters.bytes_sent += len(body)
         self.sent_at = now
         header = pack_header(EnvelopeKind.SEALED, lane, self.session, number)
@@ -217,6 +233,8 @@ class Lanes:
         self, header: Header, own: _LaneState, items: Any, size: int, now: float
     ) -> Opened:
         time, echo, acks, state, runs, *frames = items
+        if type(time) is not int or not 0 <= time < _END_OF_TIME:
+            raise ValueError("the session time is no number of microseconds")
         self.heard_at = now
         self.clocks.observe(time / 1e6, now)
         if time > self._echo:
