@@ -25,7 +25,7 @@ from remoting_bus._loop import Tasks
 from remoting_bus._remote.dispatch import Dispatcher
 from remoting_bus._remote.fleet import HOME, MAX_LABEL_LENGTH, MAX_LABELS, ROLE
 from remoting_bus._remote.join import JoinToken
-from remoting_bus._remote.program import BusSource, Program, about_this_process
+from remoting_bus._remote.program import IDLE, BusSource, Program, about_this_process
 from remoting_bus._remote.registry import Registry, command
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
@@ -262,6 +262,7 @@ class Agent(Program):
             waiting=self._waiting,
             grace=self._grace,
             heartbeat=self._heartbeat,
+            idle=IDLE,
             carried=self._carried.__contains__,
         )
 

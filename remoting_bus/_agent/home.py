@@ -105,10 +105,12 @@ class Home:
                 continue
             pause = FIRST_PAUSE
             self.link, self.last = link, link.peer
+            link.keep()
             _logger.info("agent %s: master %s is home", self._name, link.peer)
             self._on_home(link)
             await self._stay(link)
             self.link, self._info[HOME] = None, ""
+            link.let_go()
             await self._check_fenced(link)
             # All agents of a master that has gone notice within a moment.
             await anyio.sleep(self._dice.uniform(0.0, FIRST_PAUSE))

@@ -25,6 +25,7 @@ from remoting_bus._remote.dispatch import Dispatcher
 from remoting_bus._remote.fleet import OFFER, ROLE, SETTLE, TELL
 from remoting_bus._remote.join import JoinToken
 from remoting_bus._remote.program import (
+    IDLE,
     BusSource,
     Program,
     about_this_process,
@@ -75,6 +76,9 @@ class Master(Program):
             shorter of both sides' counts.
         heartbeat: Seconds of silence after which a peer is asked; the longer counts. It
             is suspended after four of them.
+        idle: Seconds after which a session ends that was opened for a call to somebody
+            else's agent, or to a master, and that nothing uses any more. The next call
+            opens it again. Agents at home here are not concerned.
     """
 
     _kind: ClassVar[str] = "master"
@@ -91,6 +95,7 @@ class Master(Program):
         waiting: int = 1000,
         grace: float = 300.0,
         heartbeat: float = 5.0,
+        idle: float = IDLE,
     ) -> None:
         super().__init__(
             EMBEDDED if url is None else url,
@@ -103,6 +108,7 @@ class Master(Program):
         self._waiting = waiting
         self._grace = grace
         self._heartbeat = heartbeat
+        self._idle = idle
         self._roster = self._new_roster()
         self._dispatcher = Dispatcher(self._commands(), {OFFER})
 
@@ -249,6 +255,7 @@ class Master(Program):
         link = self._running().links.get(peer)
         if link is None or not self._adopt:
             raise LookupError(f"master {self._name!r} is no home for {peer!r}")
+        link.keep()  # at home, whoever opened it
         self._roster.joined(link)
 
     async def _tell(self) -> list[AgentRecord]:
@@ -266,6 +273,7 @@ class Master(Program):
             waiting=self._waiting,
             grace=self._grace,
             heartbeat=self._heartbeat,
+            idle=self._idle,
             answers_lookup=info if self._adopt else None,
         )
 

@@ -150,7 +150,7 @@ class RemoteAgent(Caller):
             return False  # it left while we were about it: try again
         if link.info.get(HOME) in ("", link.node.name):
             # It looks for its home, which may be here: "joined" is what one expects.
-            with anyio.move_on_after(ANNOUNCEMENT):
+            with link.used(), anyio.move_on_after(ANNOUNCEMENT):
                 while self.home is None:
                     await self._change()
         return link.phase is Phase.OPEN

@@ -26,10 +26,14 @@ from remoting_bus.channel.pair import Pair, open_bus
 from remoting_bus.errors import ChannelClosed, LocalProtocolError
 from remoting_bus.names import check_name
 
-__all__ = ["BusSource", "Program", "about_this_process", "name_of_this_process"]
+__all__ = ["IDLE", "BusSource", "Program", "about_this_process", "name_of_this_process"]
 
 BusSource = str | Sequence[str] | Pair
 """Where a program finds its bus: a URL, several of one broker, or an open bus."""
+
+IDLE = 60.0
+"""Seconds without use after which a session that was opened for a call ends. Opening it
+again costs two round trips; keeping it, beats and memory at both sides."""
 
 _HOST_LENGTH = 48
 """Characters of the host in a name made up; with the rest it stays below the limit."""

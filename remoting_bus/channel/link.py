@@ -8,7 +8,7 @@ know what calls mean. Next: `protocol/session`.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -23,14 +23,14 @@ from remoting_bus.protocol.calls import (
 )
 from remoting_bus.protocol.ends import Carried, StreamEnd
 from remoting_bus.protocol.session import Session
-from remoting_bus.protocol.terms import Phase, PhaseChanged, Released
+from remoting_bus.protocol.terms import Phase, PhaseChanged, Released, Stays
 
 from .entry import Entry
 from .freights import run_job
 from .streams import ReceiveStream, SendStream
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Generator
 
     from .node import Node
 
@@ -248,8 +248,9 @@ class Link:
             result.append(await run_job(source, work))
             yield
 
-        async with self.node.pair.on_bulk_side(life, f"job for {self.peer}"):
-            pass
+        with self.used():
+            async with self.node.pair.on_bulk_side(life, f"job for {self.peer}"):
+                pass
         return result[0]
 
     # -- life --
@@ -266,6 +267,38 @@ class Link:
             await self._changed.wait()
         if self.phase is Phase.OVER and self.cause is not None:
             raise self.cause
+
+    @property
+    def parting(self) -> bool:
+        """It is about to end, or asks whether it may: new calls are to wait."""
+        phase = self.phase
+        return phase is Phase.CLOSING or (
+            self.session.rest.asking and phase is not Phase.OVER
+        )
+
+    async def wait_parted(self) -> None:
+        """Wait until it is over, or goes on after all."""
+        while self.parting:
+            if self._changed is None:
+                self._changed = anyio.Event()
+            await self._changed.wait()
+
+    def keep(self) -> None:
+        """Do not end it for want of use; see `let_go`."""
+        self.session.rest.kept += 1
+
+    def let_go(self) -> None:
+        """Take a `keep` back."""
+        self.session.rest.kept -= 1
+
+    @contextmanager
+    def used(self) -> Generator[None, None, None]:
+        """Keep it for the length of a block."""
+        self.keep()
+        try:
+            yield
+        finally:
+            self.let_go()
 
     async def wait_over(self) -> None:
         """Wait until the session is over and its last word was said."""
@@ -316,6 +349,8 @@ class Link:
                 elif type(event) is PhaseChanged:
                     self._notify()
                     node.phase_changed(self, event)
+                elif type(event) is Stays:
+                    self._notify()
                 else:
                     assert type(event) is Released
                     node.references_released(self, event.references)

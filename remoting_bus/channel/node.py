@@ -72,6 +72,8 @@ class Node:
         waiting: Calls that may wait for that; past it they are refused as overloaded.
         grace: Seconds that a session without a link is kept.
         heartbeat: Seconds of silence after which a peer is asked.
+        idle: Seconds without use after which a link that this node opened ends; None:
+            never. A link is used by calls, streams, exports, and who says `Link.keep`.
         max_message: Bytes of one call or result.
         answers_lookup: What lookups are answered with; None where it answers none.
         carried: Tells by a function's name whether its streams live at the bulk side.
@@ -98,6 +100,7 @@ class Node:
         waiting: int = 1000,
         grace: float = 300.0,
         heartbeat: float = 5.0,
+        idle: float | None = None,
         max_message: int = 16 * 1024 * 1024,
         answers_lookup: Mapping[str, Any] | None = None,
         carried: Callable[[str], bool] = lambda name: False,
@@ -114,6 +117,7 @@ class Node:
         self._serve = serve
         self._limits = (workers, waiting)
         self._terms = (max_message, grace, heartbeat)
+        self._idle = idle
         self._answers = None if answers_lookup is None else dict(answers_lookup)
         self._carried = carried
         self._tag = new_tag()
@@ -214,6 +218,7 @@ class Node:
             random=os.urandom,
             new_token=self.pair.new_token,
             answers=self._answers,
+            idle=self._idle,
             is_carried=self._carried,
         )
 
@@ -269,22 +274,29 @@ class Node:
         if not self._open:
             raise ChannelClosed(f"{self!r} is not open: use it inside `async with`")
         self.pair.check()
-        link = self._link_of(self.endpoint.connect(peer, clock()))
-        self.pair.line.touch_now(self._entry)
-        link.waiters += 1
-        try:
-            with anyio.move_on_after(timeout):
-                await link.wait_open()
-                return link
-        finally:
-            link.waiters -= 1
-            if not link.waiters and link.phase is Phase.OPENING:
-                self._abandon(link, f"nobody waits for {peer!r} any more")
+        with anyio.move_on_after(timeout):
+            while True:
+                link = await self._connected(peer)
+                if not link.parting:
+                    return link
+                await link.wait_parted()  # for want of use: then it is opened anew
         raise CallTimeout(
             f"{peer!r} did not answer within {timeout:g} s: it is not there, or not "
             f"in namespace {self.address.namespace!r}",
             executed="no",
         )
+
+    async def _connected(self, peer: str) -> Link:
+        link = self._link_of(self.endpoint.connect(peer, clock()))
+        self.pair.line.touch_now(self._entry)
+        link.waiters += 1
+        try:
+            await link.wait_open()
+        finally:
+            link.waiters -= 1
+            if not link.waiters and link.phase is Phase.OPENING:
+                self._abandon(link, f"nobody waits for {peer!r} any more")
+        return link
 
     def _abandon(self, link: Link, why: str) -> None:
         if not len(link.session.calling):

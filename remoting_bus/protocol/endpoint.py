@@ -66,6 +66,8 @@ class Settings:
         info: What it says of itself in each handshake.
         random: Gives so many random bytes.
         answers: What lookups are answered with; None where it answers none.
+        idle: Seconds without use after which a session that this side opened ends;
+            None: never.
         is_carried: Tells by a function's name whether its streams live at the bulk
             half.
     """
@@ -78,6 +80,7 @@ class Settings:
     new_token: Callable[[], int]
     answers: dict[str, Any] | None = None
     is_carried: Callable[[str], bool] = lambda name: False
+    idle: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -448,6 +451,8 @@ class Endpoint:
         self.current[name] = session
         terms = agree(self.settings.terms, theirs.terms, min(VERSION, theirs.version))
         session.opened(terms, theirs.info, theirs.incarnation, now)
+        if by_us and self.settings.idle is not None:
+            session.rest.begin(now, self.settings.idle)
         self.events.append(Accepted(session, by_us))
 
     def _replace(self, old: Session, theirs: Greeting, now: float) -> None:

@@ -21,6 +21,8 @@ __all__ = [
     "STATE_ASK",
     "STATE_MINIMUM",
     "STATE_PARTED",
+    "STATE_REST",
+    "STATE_STAY",
     "Outbox",
 ]
 
@@ -30,8 +32,10 @@ CALL_ENVELOPE = 64 * 1024
 STATE_ASK = 1
 STATE_MINIMUM = 2
 STATE_PARTED = 3
+STATE_REST = 4
+STATE_STAY = 5
 """State of this connection: an answer is wanted; our own clocks' minimum in µs; your
-goodbye was acted on."""
+goodbye was acted on; may an unused session end; no, it is used (see `rest`)."""
 
 
 class Outbox:

@@ -84,7 +84,7 @@ class Pulse:
             at = soonest(at, self._lanes.wake_at(session.terms.heartbeat))
         if session.phase is Phase.SUSPENDED:
             at = soonest(at, self._grace_ends())
-        return at
+        return soonest(at, session.rest.wake_at)
 
     def _grace_ends(self) -> float:
         return self.liveness.suspended_at + self._session.terms.grace
@@ -103,6 +103,7 @@ class Pulse:
         if self.link_up:
             self._lanes.tick(now, interval)
             self._judge_silence(now, interval)
+        session.rest.tick(now)
         if session.phase is Phase.SUSPENDED and now >= self._grace_ends():
             late = f"{session.peer!r} did not come back within {grace:g} s"
             session.end(PeerLost(late), now)

@@ -42,10 +42,18 @@ from .flight import Flight
 from .goodbye import Goodbye
 from .inbox import Inbox
 from .lanes import Broken, Lanes, Opened
-from .outbox import STATE_ASK, STATE_MINIMUM, STATE_PARTED, Outbox
+from .outbox import (
+    STATE_ASK,
+    STATE_MINIMUM,
+    STATE_PARTED,
+    STATE_REST,
+    STATE_STAY,
+    Outbox,
+)
 from .pulse import Pulse, soonest
 from .queue import Entry
 from .references import References
+from .rest import Rest
 from .serving import Serving
 from .streams import MAX_STREAMS_PER_FRAME, Streams, stream_id
 from .terms import Event, Opening, Phase, PhaseChanged, PhaseKind, Released, Terms
@@ -66,6 +74,7 @@ class Session:
         cause: What ended it.
         events: What happened; the shell takes them after each input.
         over: The shell may forget it: nothing more will be sent.
+        rest: Whether anybody uses it, and its end where nobody does.
         more: After `next_envelope` gave one: there may be another one now.
         now: The time of the present input.
     """
@@ -104,6 +113,7 @@ class Session:
         self.outbox = Outbox(self._lanes, self.clocks)
         self._inbox = Inbox(self)
         self._goodbye = Goodbye()
+        self.rest = Rest(self, self._lanes)
         self._pulse = Pulse(self, self._lanes, self._goodbye)
         self._secret = b""
         self._there_said = 0
@@ -398,6 +408,10 @@ class Session:
             self.serving.clocks_are_known()
         if state.get(STATE_ASK):
             self.outbox.say_minimum()
+        if STATE_REST in state:
+            self.rest.asked(state[STATE_REST])
+        if STATE_STAY in state:
+            self.rest.refused(state[STATE_STAY])
         if STATE_PARTED in state:
             self.parted(self.now)
 
@@ -441,7 +455,7 @@ class Session:
             return None
         if self.leaving:
             self._say_goodbye(now)
-        new_calls = self.phase is not Phase.SUSPENDED
+        new_calls = self.phase is not Phase.SUSPENDED and not self.rest.asking
         envelope = self.outbox.pull(now, new_calls=new_calls)
         self.more = self.leaving or self.outbox.waits()
         return envelope

@@ -17,6 +17,7 @@ __all__ = [
     "PhaseChanged",
     "PhaseKind",
     "Released",
+    "Stays",
     "Terms",
     "agree",
 ]
@@ -102,7 +103,12 @@ class Released:
     references: list[int]
 
 
-Event = IncomingCall | PhaseChanged | Released
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """The peer still uses the session: it does not end, and calls go on."""
+
+
+Event = IncomingCall | PhaseChanged | Released | Stays
 """What happened. A call: the peer made it; whoever takes it runs it and answers."""
 
 

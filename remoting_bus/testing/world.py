@@ -49,7 +49,12 @@ class Peer:
     """
 
     def __init__(
-        self, world: World, name: str, terms: Terms, carried: Callable[[str], bool]
+        self,
+        world: World,
+        name: str,
+        terms: Terms,
+        carried: Callable[[str], bool],
+        idle: float | None,
     ) -> None:
         self.world = world
         self.name = name
@@ -64,6 +69,7 @@ class Peer:
                 random=dice.randbytes,
                 new_token=lambda: next(tokens),
                 is_carried=carried,
+                idle=idle,
             )
         )
         self.standbys: dict[bytes, Standby] = {}
@@ -253,9 +259,10 @@ class World:
         name: str,
         terms: Terms | None = None,
         carried: Callable[[str], bool] = lambda name: False,
+        idle: float | None = None,
     ) -> Peer:
         """Add a peer, or restart one: the old process is gone without a word."""
-        peer = Peer(self, name, terms or Terms(), carried)
+        peer = Peer(self, name, terms or Terms(), carried, idle)
         self.peers[name] = peer
         return peer
 

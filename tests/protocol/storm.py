@@ -24,6 +24,7 @@ from remoting_bus.protocol.delivery import WINDOW_FRAMES
 from remoting_bus.protocol.ends import Inlet, Outlet, pipe
 from remoting_bus.protocol.flight import MAXIMUM
 from remoting_bus.protocol.flows import MAX_WINDOW
+from remoting_bus.protocol.rest import AT_REST
 from remoting_bus.protocol.session import Session
 from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
 from remoting_bus.testing.world import Network, Peer, World
@@ -139,7 +140,10 @@ class Storm:
 
     def _start(self, name: str) -> None:
         peer = self.world.peer(
-            name, self.terms, carried=lambda called: called.startswith("carried")
+            name,
+            self.terms,
+            carried=lambda called: called.startswith("carried"),
+            idle=2.0,
         )
         peer.on_event = lambda session, event: self._event(peer, session, event)
         self.peers[name] = peer
@@ -224,6 +228,10 @@ class Storm:
         if made.call.outcome is not None:
             made.outcomes.append(made.call.outcome)
             assert len(made.outcomes) == 1, "a call ended twice"
+            assert (
+                AT_REST not in made.call.outcome.message
+                or made.call.outcome.executed == "no"
+            ), "a session that was used ended for want of use"
 
     def do_call(self) -> None:
         self._make(streams=False)
