@@ -31,6 +31,7 @@ from .errors import (
     RemotingError,
     Revoked,
     SecurityError,
+    Unsupported,
 )
 from .names import Priority
 
@@ -104,6 +105,7 @@ __all__ = [
     "RemotingError",
     "Revoked",
     "SecurityError",
+    "Unsupported",
     "as_file",
     "checkpoint",
     "command",

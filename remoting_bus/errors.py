@@ -29,6 +29,7 @@ __all__ = [
     "RemotingError",
     "Revoked",
     "SecurityError",
+    "Unsupported",
 ]
 
 Executed = Literal["no", "unknown"]
@@ -156,6 +157,18 @@ class LimitExceeded(RemotingError):
         self.limit = limit
         self.value = value
         self.asked = asked
+
+
+class Unsupported(RemotingError):
+    """This bus cannot do that; the message says what it would need.
+
+    Attributes:
+        limit: The field of `Bus.limits` that says so beforehand.
+    """
+
+    def __init__(self, message: str, *, limit: str) -> None:
+        super().__init__(message)
+        self.limit = limit
 
 
 class SecurityError(RemotingError):

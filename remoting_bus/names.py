@@ -11,7 +11,14 @@ import re
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["MAX_NAME_LENGTH", "Address", "Lane", "Priority", "check_name"]
+__all__ = [
+    "MAX_NAME_LENGTH",
+    "Address",
+    "Lane",
+    "LogName",
+    "Priority",
+    "check_name",
+]
 
 MAX_NAME_LENGTH = 63
 """A DNS label's length; three names of it fit every broker's limit (AMQP: 255 bytes)."""
@@ -82,3 +89,26 @@ class Address:
     namespace: str
     name: str
     sender: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LogName:
+    """Which durable log; both names are checked when it is made.
+
+    Attributes:
+        namespace: One fleet.
+        name: The log in it.
+
+    Raises:
+        ValueError: A name breaks the rule of `check_name`.
+    """
+
+    namespace: str
+    name: str
+
+    def __post_init__(self) -> None:
+        check_name(self.namespace, "namespace")
+        check_name(self.name, "name of a log")
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

@@ -59,6 +59,7 @@ PROMISED = {
     "RemotingError",
     "Revoked",
     "SecurityError",
+    "Unsupported",
     "as_file",
     "checkpoint",
     "command",

@@ -5,5 +5,16 @@ driver. The bus never learns what a frame is.
 """
 
 from .backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+from .log import LogReader, LogStart, Record, Retention
 
-__all__ = ["Backend", "Bus", "BusLimits", "Deliver", "LinkEvent"]
+__all__ = [
+    "Backend",
+    "Bus",
+    "BusLimits",
+    "Deliver",
+    "LinkEvent",
+    "LogReader",
+    "LogStart",
+    "Record",
+    "Retention",
+]

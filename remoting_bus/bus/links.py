@@ -24,8 +24,8 @@ at most, so a reader that is 64 behind has no use for the first of them."""
 class LinkBoard:
     """Tells each reader the present state first, then each change.
 
-    "lost" is told, but is no state: the connection stands, and a later reader does not
-    begin with it.
+    "lost" and "note" are told, but are no states: the connection stands, and a later
+    reader does not begin with them.
     """
 
     def __init__(self, present: LinkEvent) -> None:
@@ -34,7 +34,7 @@ class LinkBoard:
 
     def tell(self, event: LinkEvent) -> None:
         """Say that something happened; never waits."""
-        if event.state != "lost":
+        if event.state not in ("lost", "note"):
             self.present = event
         for reader in self._readers:
             reader.put(event)

@@ -1,7 +1,7 @@
 """`memory://NAME`: the bus inside one process, and the reference driver.
 
 Owns the brokers of this process by name, each with its connections, its readers and
-their bounded queues. It runs on asyncio and trio. It must not know what it carries.
+their bounded queues; its durable logs are `memory_log`'s. It runs on asyncio and trio. It must not know what it carries.
 Faults of a link are switches here (`cut`, `heal`, `block`, `unblock`); faults of single
 messages are `testing.faulty`'s.
 
@@ -28,10 +28,12 @@ from remoting_bus.errors import (
     ConnectionFailed,
     LimitExceeded,
 )
-from remoting_bus.names import Address, Lane, check_name
+from remoting_bus.names import Address, Lane, LogName, check_name
 
 from .backend import Backend, Bus, BusLimits, Deliver, LinkEvent
 from .links import LinkBoard
+from .log import LOG_OPTIONS, LogReader, LogStart, Retention, retention_of
+from .memory_log import LinkLogs, MemoryLogs
 from .urls import BusUrl, parse_url
 
 __all__ = ["MemoryBackend", "MemoryBroker", "MemoryBus", "memory_broker"]
@@ -63,7 +65,7 @@ class _State(Enum):
 
 
 class MemoryBackend(Backend):
-    """The driver of `memory://NAME?max_bytes=…&queue_bytes=…`."""
+    """The driver of `memory://NAME?max_bytes=…&queue_bytes=…&log_bytes=…&log_age=…`."""
 
     def open(self, url: str) -> AbstractAsyncContextManager[Bus]:
         """Open a connection to the broker NAME, which its first connection makes.
@@ -93,6 +95,7 @@ class MemoryBroker:
     Attributes:
         name: The NAME of its URL.
         links: Its open connections, oldest first.
+        logs: Its durable logs.
     """
 
     def __init__(self, name: str) -> None:
@@ -102,6 +105,7 @@ class MemoryBroker:
         self.home = anyio.lowlevel.current_token()
         self.starved: dict[MemoryBus, None] = {}
         self._readers: dict[_Key, list[_Reader]] = {}
+        self.logs = MemoryLogs()
 
     def put(self, key: _Key, body: bytes) -> bool:
         """Queue a message for each reader, or for none where one of them is full."""
@@ -147,12 +151,18 @@ class MemoryBus(Bus):
     """One connection to a `MemoryBroker`, with switches for the faults of its link."""
 
     def __init__(
-        self, broker: MemoryBroker, *, max_bytes: int, queue_bytes: int
+        self,
+        broker: MemoryBroker,
+        *,
+        max_bytes: int,
+        queue_bytes: int,
+        retention: Retention,
     ) -> None:
         self.limits = BusLimits(
             max_bytes=max_bytes,
             publishes_under_way=PUBLISHES_UNDER_WAY,
             one_loop=True,
+            durable_log=True,
         )
         self._broker = broker
         self._queue_bytes = queue_bytes
@@ -164,6 +174,7 @@ class MemoryBus(Bus):
         self._scheduled = False
         # Bounded by the tasks that wait: each publish under way is one entry.
         self._waiting: dict[_Key, deque[_Turn]] = {}
+        self._logs = LinkLogs(broker.logs, retention, self._up, self._board)
 
     async def publish(
         self,
@@ -198,14 +209,7 @@ class MemoryBus(Bus):
             LimitExceeded: The body is too large. Nothing was sent.
             ChannelClosed: This connection is closed. Nothing was sent.
         """
-        if len(body) > self._max_bytes:
-            raise LimitExceeded(
-                f"a message of {len(body)} bytes is larger than the {self._max_bytes} "
-                "that this bus carries (max_bytes)",
-                limit="max_bytes",
-                value=self._max_bytes,
-                asked=len(body),
-            )
+        self._check_size(body)
         if self._state is not _State.UP:
             self._check_open()
             return False
@@ -250,6 +254,21 @@ class MemoryBus(Bus):
         """Return the states of this connection, from the present one on."""
         return self._board.events()
 
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """Append at once; waits only while the link is blocked. See `Bus.append`."""
+        self._check_size(body)
+        await self._logs.append(log, key, body)
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """Read a log; see `Bus.read`."""
+        return self._logs.read(log, start)
+
+    async def delete_log(self, log: LogName) -> None:
+        """Delete a log at once; see `Bus.delete_log`."""
+        await self._logs.delete(log)
+
     # Faults of the link, for tests.
 
     def cut(self, cause: str = "cut by a test") -> None:
@@ -270,6 +289,7 @@ class MemoryBus(Bus):
             self._broker.add(reader)
         self._state = _State.UP
         self._board.tell(LinkEvent("up", "healed"))
+        self.look_again()
 
     def block(self, cause: str = "blocked by a test") -> None:
         """Take no publishes for now; deliveries go on."""
@@ -287,9 +307,10 @@ class MemoryBus(Bus):
     # What the broker and `_open` call.
 
     def look_again(self) -> None:
-        """Let the first publish that waits for each place look again."""
+        """Let the first publish that waits for each place, and logs, look again."""
         for turns in self._waiting.values():
             turns[0].wake()
+        self._logs.look_again()
 
     def close(self) -> None:
         """Break every publish that waits, and forget every reader."""
@@ -330,6 +351,26 @@ class MemoryBus(Bus):
                 f"this connection to memory://{self._broker.name} is closed"
             )
 
+    def _up(self) -> bool:
+        """Whether the link takes what is published; raises where there is none."""
+        self._check_open()
+        self._check_link()
+        return self._state is _State.UP
+
+    def _check_link(self) -> None:
+        if self._state is _State.DOWN:
+            raise ChannelBroken(f"the link is down ({self._board.present.cause})")
+
+    def _check_size(self, body: bytes) -> None:
+        if len(body) > self._max_bytes:
+            raise LimitExceeded(
+                f"a message of {len(body)} bytes is larger than the {self._max_bytes} "
+                "that this bus carries (max_bytes)",
+                limit="max_bytes",
+                value=self._max_bytes,
+                asked=len(body),
+            )
+
     async def _publish_in_turn(self, key: _Key, body: bytes) -> None:
         """Wait for room or the link, behind those that came before."""
         turns = self._waiting.setdefault(key, deque())
@@ -339,10 +380,7 @@ class MemoryBus(Bus):
         try:
             while True:
                 self._check_open()
-                if self._state is _State.DOWN:
-                    raise ChannelBroken(
-                        f"the link is down ({self._board.present.cause})"
-                    )
+                self._check_link()
                 if (
                     turns[0] is turn
                     and self._state is _State.UP
@@ -439,7 +477,7 @@ def _name(url: BusUrl) -> str:
         raise ValueError(
             "a memory bus is memory://NAME?OPTIONS, with one name, no port, user or path"
         )
-    url.check_options({"max_bytes", "queue_bytes"})
+    url.check_options({"max_bytes", "queue_bytes"} | LOG_OPTIONS)
     return check_name(host.name, "name of a memory bus")
 
 
@@ -462,8 +500,14 @@ def _join(name: str) -> MemoryBroker:
 async def _open(url: BusUrl, name: str) -> AsyncGenerator[MemoryBus, None]:
     max_bytes = url.int_option("max_bytes", MAX_BYTES)
     queue_bytes = url.int_option("queue_bytes", MAX_QUEUED_BYTES)
+    retention = retention_of(url)
     broker = _join(name)
-    bus = MemoryBus(broker, max_bytes=max_bytes, queue_bytes=queue_bytes)
+    bus = MemoryBus(
+        broker,
+        max_bytes=max_bytes,
+        queue_bytes=queue_bytes,
+        retention=retention,
+    )
     broker.links.append(bus)
     try:
         yield bus

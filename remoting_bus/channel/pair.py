@@ -381,9 +381,9 @@ async def _watch_link(
                     error.__cause__ = event.error
                     tasks.crash(error)
                     return
-                case "down" | "blocked" | "lost":
+                case "down" | "blocked" | "lost" | "note":
                     _logger.warning("bus: %s: %s", event.state, event.cause)
-            if event.state != "lost":
+            if event.state not in ("lost", "note"):
                 line.link_changed(event)
 
 

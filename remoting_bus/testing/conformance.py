@@ -1,7 +1,8 @@
 """The bus contract as tests that anybody can run against a driver: `check_backend`.
 
-Owns how promises are run, timed and reported; `promises` holds them, one function each.
-It needs a broker that runs, and nothing of pytest. It must not know any driver.
+Owns how promises are run, timed and reported; `promises` and `log_promises` hold them,
+one function each. It needs a broker that runs, and nothing of pytest. It must not know
+any driver.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import anyio
 
 from remoting_bus.bus import Backend
 
+from . import log_promises as _log_promises  # noqa: F401 - fills PROMISES, after `promises`
 from .probe import Probe
-from .promises import PROMISES, Promise
+from .promise import PROMISES, Promise
 
 __all__ = ["DEADLINE", "BrokenPromise", "check_backend"]
 
@@ -53,7 +55,7 @@ async def check_backend(
         other_url: Another way to the same broker, for the second of two peers: another
             host of a cluster, other credentials. None means `url`.
         deadline: Seconds for each promise.
-        promises: Names of those to try; None means all, see `promises.PROMISES`.
+        promises: Names of those to try; None means all, see `promise.PROMISES`.
 
     Raises:
         ExceptionGroup: Of one `BrokenPromise` for each promise that was not kept.

@@ -20,10 +20,12 @@ from typing import Literal, NamedTuple
 import anyio
 
 from remoting_bus._loop import Supervisor, Tasks, current_loop
-from remoting_bus.bus import Backend, Bus, Deliver, LinkEvent
+from remoting_bus.bus import Backend, Bus, Deliver, LinkEvent, LogReader, LogStart
 from remoting_bus.bus.links import LinkBoard
 from remoting_bus.errors import ChannelBroken, ChannelClosed, LimitExceeded
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
+
+from .faulty_log import faulty_read
 
 __all__ = ["Faults", "FaultyBackend", "FaultyBus"]
 
@@ -37,6 +39,10 @@ Chooses = Callable[[Address, Lane, bytes], bool]
 @dataclass(eq=False)
 class Faults:
     """Switches for any number of wrapped connections; they may be turned at any time.
+
+    Appends to logs count as of the lane LOG, unless `only` chooses messages: one that is
+    dropped raises ChannelBroken and was stored or not, by the dice; one that is
+    duplicated is stored twice; `delay` and `jitter` make it wait; `reorder` leaves it be.
 
     Attributes:
         seed: Of the dice: the same seed and the same publishes give the same faults.
@@ -159,6 +165,7 @@ class FaultyBus(Bus):
         self._last_due: defaultdict[Lane, float] = defaultdict(float)
         self._arrival = self.loop.signal()
         self._changed = anyio.Event()
+        self._closed = False
 
     async def __aenter__(self) -> FaultyBus:
         """Begin."""
@@ -234,6 +241,59 @@ class FaultyBus(Bus):
     def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
         """Return the states of the link, as the switches and the inner bus make it."""
         return self._board.events()
+
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """Append with faults; waits while the link is blocked.
+
+        Raises:
+            ChannelBroken: The link is cut, or the dice say so.
+        """
+        self._check_size(body)
+        while self.faults.state == "blocked":
+            await self._changed.wait()
+        faults, dice = self.faults, self.faults.dice
+        copies, unsure = 1, False
+        if Lane.LOG in faults.lanes and faults.only is None:
+            if faults.delay or faults.jitter:
+                faults.counts["delayed"] += 1
+                await anyio.sleep(faults.delay + dice.random() * faults.jitter)
+            if dice.random() < faults.drop:
+                faults.counts["dropped"] += 1
+                copies, unsure = dice.randrange(2), True
+            elif dice.random() < faults.duplicate:
+                faults.counts["duplicated"] += 1
+                copies = 2
+        if faults.state == "down":
+            raise ChannelBroken(f"the link is down ({faults.cause})")
+        for _ in range(copies):
+            await self.inner.append(log, key, body)
+        if unsure:
+            raise ChannelBroken(f"the answer to an append to {log} was lost")
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """Read a log of the inner bus; nothing arrives while the link is cut."""
+        return faulty_read(self.inner, log, start, self._not_cut, self._look_again)
+
+    async def delete_log(self, log: LogName) -> None:
+        """Delete a log of the inner bus.
+
+        Raises:
+            ChannelBroken: The link is cut.
+        """
+        if self.faults.state == "down":
+            raise ChannelBroken(f"the link is down ({self.faults.cause})")
+        await self.inner.delete_log(log)
+
+    async def _not_cut(self) -> None:
+        """Wait until the link is not cut."""
+        while True:
+            if self._closed:
+                raise ChannelClosed("this connection is closed")
+            if self.faults.state != "down":
+                return
+            await self._changed.wait()
 
     def turned(self) -> None:
         """Act on a switch of the link: called by `Faults`, on this loop."""
@@ -322,12 +382,14 @@ class FaultyBus(Bus):
             try:
                 yield self
             finally:
+                self._closed = True
+                self._look_again()
                 self.faults.detach(self)
 
     async def _relay(self, events: AsyncIterator[LinkEvent]) -> None:
         """Pass the inner link's changes on while no switch hides them."""
         async for event in events:
-            if event.state != "lost":
+            if event.state not in ("lost", "note"):
                 self._inner_state = event
             if self.faults.state == "up":
                 self._board.tell(event)

@@ -1,15 +1,13 @@
-"""The promises of `remoting_bus.bus.backend`, one check each.
+"""The promises of `remoting_bus.bus.backend` about messages, one check each.
 
 Owns what is tried, in the words of the contract. A check raises AssertionError where a
-promise is broken, or never ends: `conformance` gives it a deadline. Next: `probe`.
+promise is broken, or never ends: `conformance` gives it a deadline. Next: `log_promises`, `probe`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 
 import anyio
 
@@ -18,8 +16,9 @@ from remoting_bus.errors import LimitExceeded, RemotingError
 from remoting_bus.names import MAX_NAME_LENGTH, Address, Lane
 
 from .probe import PREFETCH, Inbox, Probe, expect
+from .promise import promise
 
-__all__ = ["PROMISES", "Promise"]
+__all__ = ["BURST", "UNDER_WAY", "numbered"]
 
 LEAST_MAX_BYTES = 64 * 1024
 """A bus must carry an envelope of calls, which is up to 64 KiB."""
@@ -30,41 +29,13 @@ BURST = 2000
 UNDER_WAY = 50
 """Publishes at once, more than `publishes_under_way` of any driver we know."""
 
-Check = Callable[[Probe], Awaitable[None]]
 
-
-@dataclass(frozen=True, slots=True)
-class Promise:
-    """One promise.
-
-    Attributes:
-        name: Short, for reports.
-        text: The contract's words.
-        check: Tries it.
-    """
-
-    name: str
-    text: str
-    check: Check
-
-
-PROMISES: dict[str, Promise] = {}
-"""All promises by name, in the order in which they are tried."""
-
-
-def _promise(name: str, text: str) -> Callable[[Check], Check]:
-    def enter(check: Check) -> Check:
-        PROMISES[name] = Promise(name, text, check)
-        return check
-
-    return enter
-
-
-def _numbered(count: int, prefix: str = "") -> list[bytes]:
+def numbered(count: int, prefix: str = "") -> list[bytes]:
+    """Return bodies that tell each other apart."""
     return [f"{prefix}{number}".encode() for number in range(count)]
 
 
-@_promise("limits", "BusLimits say what one connection can do")
+@promise("limits", "BusLimits say what one connection can do")
 async def _limits(probe: Probe) -> None:
     async with probe.backend.open(probe.url) as bus:
         limits = bus.limits
@@ -75,7 +46,7 @@ async def _limits(probe: Probe) -> None:
         expect(limits.publishes_under_way >= 1, "publishes_under_way is less than 1")
 
 
-@_promise("url", "ValueError: the URL is not understood")
+@promise("url", "ValueError: the URL is not understood")
 async def _url(probe: Probe) -> None:
     scheme = probe.url.partition("://")[0]
     for bad in (f"{scheme}://host:port", f"{scheme}://host?no-such-option-at-all=1"):
@@ -87,7 +58,7 @@ async def _url(probe: Probe) -> None:
         raise AssertionError(f"{bad!r} was opened")
 
 
-@_promise("unchanged", "A message is never changed, and never cut")
+@promise("unchanged", "A message is never changed, and never cut")
 async def _unchanged(probe: Probe) -> None:
     inbox = Inbox()
     async with probe.two() as (writer, reader), probe.read(reader, inbox):
@@ -101,7 +72,7 @@ async def _unchanged(probe: Probe) -> None:
         expect(kinds == {"bytes"}, f"a body is not bytes: {kinds}")
 
 
-@_promise("max-bytes", "LimitExceeded: the body is too large. Nothing was sent")
+@promise("max-bytes", "LimitExceeded: the body is too large. Nothing was sent")
 async def _max_bytes(probe: Probe) -> None:
     inbox = Inbox()
     async with probe.two() as (writer, reader), probe.read(reader, inbox):
@@ -125,14 +96,14 @@ async def _max_bytes(probe: Probe) -> None:
         expect(inbox.once == [b"end"], "something of a message too large was sent")
 
 
-@_promise("order", "Messages of one (sender, address, lane) arrive in order")
+@promise("order", "Messages of one (sender, address, lane) arrive in order")
 async def _order(probe: Probe) -> None:
     places = [("reader", tuple(Lane))]
     async with probe.two() as (one, two), probe.inboxes(two, places) as (inbox,):
         sent = {}
         for bus, sender in ((one, "one"), (two, "two")):
             for lane in Lane:
-                sent[bus, sender, lane] = _numbered(50, f"{sender}{lane.name}")
+                sent[bus, sender, lane] = numbered(50, f"{sender}{lane.name}")
         async with anyio.create_task_group() as tasks:
             for (bus, sender, lane), bodies in sent.items():
                 tasks.start_soon(
@@ -157,7 +128,7 @@ async def _publish_mixed(
             await bus.publish(to, lane, body)
 
 
-@_promise("lanes", "A message is delivered with its lane, to readers of that lane only")
+@promise("lanes", "A message is delivered with its lane, to readers of that lane only")
 async def _lanes(probe: Probe) -> None:
     places = [("reader", (lane,)) for lane in Lane] + [("reader", tuple(Lane))]
     async with probe.two() as (writer, reader):
@@ -175,9 +146,9 @@ async def _lanes(probe: Probe) -> None:
                     expect(names[lane] == body, f"{body!r} was delivered as {lane!r}")
 
 
-@_promise("fan-out", "Every consumer of an address gets every message")
+@promise("fan-out", "Every consumer of an address gets every message")
 async def _fan_out(probe: Probe) -> None:
-    bodies = _numbered(20)
+    bodies = numbered(20)
     places = [("reader", (Lane.CALL,))] * 2
     async with probe.two() as (writer, reader):
         async with AsyncExitStack() as stack:
@@ -188,7 +159,7 @@ async def _fan_out(probe: Probe) -> None:
                 await probe.arrival(inbox, bodies)
 
 
-@_promise("subscribed", "A message published after `consume` was entered arrives")
+@promise("subscribed", "A message published after `consume` was entered arrives")
 async def _subscribed(probe: Probe) -> None:
     async with probe.two() as (writer, reader):
         for number in range(20):
@@ -199,10 +170,10 @@ async def _subscribed(probe: Probe) -> None:
                 await probe.arrival(inbox, [b"%d" % number])
 
 
-@_promise("under-way", "Several publishes may be under way")
+@promise("under-way", "Several publishes may be under way")
 async def _under_way(probe: Probe) -> None:
     inbox = Inbox()
-    bodies = _numbered(UNDER_WAY)
+    bodies = numbered(UNDER_WAY)
     async with probe.two() as (writer, reader), probe.read(reader, inbox):
         async with anyio.create_task_group() as tasks:
             for body in bodies:
@@ -210,7 +181,7 @@ async def _under_way(probe: Probe) -> None:
         await probe.arrival(inbox, bodies)
 
 
-@_promise("cancel", "Cancelling a publish is safe; the message may have been sent")
+@promise("cancel", "Cancelling a publish is safe; the message may have been sent")
 async def _cancel(probe: Probe) -> None:
     inbox = Inbox()
     whole = [b"%d" % number + bytes(10_000) for number in range(40)]
@@ -235,9 +206,7 @@ async def _publish_and_cancel(bus: Bus, to: Address, body: bytes, after: int) ->
         tasks.cancel_scope.cancel()
 
 
-@_promise(
-    "outside", "`deliver` is never called from inside a publish, and on this loop"
-)
+@promise("outside", "`deliver` is never called from inside a publish, and on this loop")
 async def _outside(probe: Probe) -> None:
     inbox = Inbox()
     publishing = threading.local()
@@ -254,7 +223,7 @@ async def _outside(probe: Probe) -> None:
         inbox.deliver(body, lane)
 
     thread = threading.get_ident()
-    bodies = _numbered(40)
+    bodies = numbered(40)
     async with probe.backend.open(probe.url) as bus:
         reading = bus.consume(
             probe.at(), (Lane.CALL,), prefetch=PREFETCH, deliver=deliver
@@ -278,7 +247,7 @@ def _task() -> int | None:
         return None
 
 
-@_promise("answer", "`deliver` may publish without waiting")
+@promise("answer", "`deliver` may publish without waiting")
 async def _answer(probe: Probe) -> None:
     pings, pongs = Inbox(), Inbox()
     async with probe.two() as (here, there):
@@ -289,7 +258,7 @@ async def _answer(probe: Probe) -> None:
                 refused.append(body)
 
         refused: list[bytes] = []
-        bodies = _numbered(20)
+        bodies = numbered(20)
         reading = there.consume(
             probe.at("there"), (Lane.CALL,), prefetch=PREFETCH, deliver=answer
         )
@@ -299,19 +268,19 @@ async def _answer(probe: Probe) -> None:
             await probe.arrival(pongs, set(bodies) - set(refused))
 
 
-@_promise("left", "`deliver` is called while `consume` is entered, and not after")
+@promise("left", "`deliver` is called while `consume` is entered, and not after")
 async def _left(probe: Probe) -> None:
     async with probe.two() as (writer, reader):
         inbox = Inbox()
         async with probe.read(reader, inbox):
-            await probe.send_all(writer, probe.at(), Lane.CALL, _numbered(100))
+            await probe.send_all(writer, probe.at(), Lane.CALL, numbered(100))
         seen = len(inbox.bodies)
-        await probe.send_all(writer, probe.at(), Lane.CALL, _numbered(100, "late"))
+        await probe.send_all(writer, probe.at(), Lane.CALL, numbered(100, "late"))
         await probe.quiet()
         expect(len(inbox.bodies) == seen, "messages came after consume was left")
 
 
-@_promise("names", "Every name that `check_name` allows is a place of its own")
+@promise("names", "Every name that `check_name` allows is a place of its own")
 async def _names(probe: Probe) -> None:
     longest = MAX_NAME_LENGTH
     names = [
@@ -333,7 +302,7 @@ async def _names(probe: Probe) -> None:
                 expect(came == {name.encode()}, f"at {name!r} came {came}")
 
 
-@_promise("namespaces", "Namespaces do not mix")
+@promise("namespaces", "Namespaces do not mix")
 async def _namespaces(probe: Probe) -> None:
     ours = probe.namespace
     longest = ours + "n" * (MAX_NAME_LENGTH - len(ours))
@@ -362,19 +331,19 @@ async def _namespaces(probe: Probe) -> None:
             expect(came == {b"%d" % number}, f"at {pairs[number]} came {came}")
 
 
-@_promise("burst", "While the link is up, what is published arrives")
+@promise("burst", "While the link is up, what is published arrives")
 async def _burst(probe: Probe) -> None:
     inbox = Inbox()
-    bodies = [body + bytes(100) for body in _numbered(BURST)]
+    bodies = [body + bytes(100) for body in numbered(BURST)]
     async with probe.two() as (writer, reader), probe.read(reader, inbox):
         await probe.send_all(writer, probe.at(), Lane.CALL, bodies)
         await probe.arrival(inbox, bodies)
 
 
-@_promise("prefetch", "A small prefetch is slow at worst")
+@promise("prefetch", "A small prefetch is slow at worst")
 async def _prefetch(probe: Probe) -> None:
     inbox = Inbox()
-    bodies = _numbered(50)
+    bodies = numbered(50)
     async with probe.two() as (writer, reader):
         reading = reader.consume(
             probe.at(), tuple(Lane), prefetch=1, deliver=inbox.deliver
@@ -384,7 +353,7 @@ async def _prefetch(probe: Probe) -> None:
             await probe.arrival(inbox, bodies)
 
 
-@_promise("nobody", "Publishing to where nobody reads harms nothing")
+@promise("nobody", "Publishing to where nobody reads harms nothing")
 async def _nobody(probe: Probe) -> None:
     inbox = Inbox()
     async with probe.two() as (writer, reader), probe.read(reader, inbox):
@@ -396,7 +365,7 @@ async def _nobody(probe: Probe) -> None:
         await probe.arrival(inbox, [b"here"])
 
 
-@_promise("link-events", "`link_events` begins with the present state")
+@promise("link-events", "`link_events` begins with the present state")
 async def _link_events(probe: Probe) -> None:
     async with probe.backend.open(probe.url) as bus:
         for _ in range(2):
@@ -410,7 +379,7 @@ async def _link_events(probe: Probe) -> None:
                     await anext(events)
 
 
-@_promise("closing", "Leaving `open` ends what is under way, and returns")
+@promise("closing", "Leaving `open` ends what is under way, and returns")
 async def _closing(probe: Probe) -> None:
     begun, ended = [], []
     all_begun = anyio.Event()
@@ -436,7 +405,7 @@ async def _closing(probe: Probe) -> None:
     expect(len(ended) == 4, "a publish did not end")
 
 
-@_promise("again", "A connection can be opened again after it was closed")
+@promise("again", "A connection can be opened again after it was closed")
 async def _again(probe: Probe) -> None:
     for number in range(3):
         inbox = Inbox()

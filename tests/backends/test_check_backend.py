@@ -11,63 +11,16 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from remoting_bus.bus import Backend, Bus, Deliver, LinkEvent
+from remoting_bus.bus import Bus, Deliver, LinkEvent
 from remoting_bus.bus.memory import MemoryBackend
 from remoting_bus.errors import LimitExceeded
 from remoting_bus.names import Address, Lane
-from remoting_bus.testing import BrokenPromise, check_backend
-from remoting_bus.testing.promises import PROMISES
+from remoting_bus.testing import check_backend
+from remoting_bus.testing.promise import PROMISES
+
+from .broken import PATIENCE, Fake, Inner, broken_by
 
 pytestmark = pytest.mark.anyio
-
-_numbers = itertools.count()
-
-PATIENCE = 1.0
-"""Seconds until what never comes is given up."""
-
-
-class Inner(Bus):
-    """A bus that hands all to the one it wraps; each broken one changes a thing."""
-
-    def __init__(self, inner: Bus) -> None:
-        self.inner = inner
-        self.limits = inner.limits
-
-    async def publish(
-        self,
-        to: Address,
-        lane: Lane,
-        body: bytes,
-        *,
-        expires_in: float | None = None,
-    ) -> None:
-        await self.inner.publish(to, lane, body, expires_in=expires_in)
-
-    def try_publish(
-        self,
-        to: Address,
-        lane: Lane,
-        body: bytes,
-        *,
-        expires_in: float | None = None,
-    ) -> bool:
-        return False
-
-    def consume(
-        self,
-        at: Address,
-        lanes: Collection[Lane],
-        *,
-        prefetch: int,
-        deliver: Deliver,
-    ) -> AbstractAsyncContextManager[None]:
-        return self.inner.consume(at, lanes, prefetch=prefetch, deliver=deliver)
-
-    def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
-        return self.inner.link_events()
-
-    async def closing(self) -> None:
-        pass
 
 
 class Publishing(Inner):
@@ -359,20 +312,6 @@ class TellsChangesOnly(Inner):
             yield events
 
 
-class Fake(Backend):
-    """Opens a memory bus, and breaks it."""
-
-    def __init__(self, broken: Callable[[Bus], Inner]) -> None:
-        self.broken = broken
-
-    @asynccontextmanager
-    async def open(self, url: str) -> AsyncGenerator[Bus, None]:
-        async with MemoryBackend().open(url) as inner:
-            bus = self.broken(inner)
-            yield bus
-            await bus.closing()
-
-
 class AcceptsAnyUrl(Fake):
     """Reads no more of a URL than it likes."""
 
@@ -380,22 +319,6 @@ class AcceptsAnyUrl(Fake):
     async def open(self, url: str) -> AsyncGenerator[Bus, None]:
         async with MemoryBackend().open("memory://any") as inner:
             yield inner
-
-
-async def broken_by(
-    backend: Backend, promises: Collection[str], deadline: float = PATIENCE
-) -> list[str]:
-    """Return the names of the promises that a driver breaks."""
-    url = f"memory://fake-{next(_numbers)}"
-    try:
-        await check_backend(backend, url, deadline=deadline, promises=promises)
-    except ExceptionGroup as group:
-        return [
-            error.promise
-            for error in group.exceptions
-            if isinstance(error, BrokenPromise)
-        ]
-    return []
 
 
 async def test_the_wrapper_alone_breaks_nothing() -> None:
