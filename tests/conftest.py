@@ -52,7 +52,17 @@ def _find_kafka() -> None:
     find_jars()
 
 
-BROKERS: dict[str, Callable[[], object]] = {"nats": _find_nats, "kafka": _find_kafka}
+def _find_rabbitmq() -> None:
+    from remoting_bus.testing.brokers.rabbitmq import find_rabbitmq
+
+    find_rabbitmq()
+
+
+BROKERS: dict[str, Callable[[], object]] = {
+    "amqp": _find_rabbitmq,
+    "kafka": _find_kafka,
+    "nats": _find_nats,
+}
 """For each name of the marker what raises FileNotFoundError if it cannot be had."""
 
 

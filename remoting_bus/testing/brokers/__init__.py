@@ -8,5 +8,6 @@ has what all share; each broker's file knows how that broker is run.
 from .base import LocalBroker
 from .kafka import LocalKafka
 from .nats import LocalNats
+from .rabbitmq import LocalRabbitMQ
 
-__all__ = ["LocalBroker", "LocalKafka", "LocalNats"]
+__all__ = ["LocalBroker", "LocalKafka", "LocalNats", "LocalRabbitMQ"]

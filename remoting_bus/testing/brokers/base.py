@@ -232,10 +232,16 @@ class LocalBroker(ABC):
     def _wait_ready(self, node: Node, is_ready: Callable[[Node], bool]) -> None:
         def look() -> bool:
             if not node.running:
-                raise RuntimeError(f"node {node.number} ended: {node.tail()}")
+                raise RuntimeError(f"node {node.number} ended: {self._log_of(node)}")
             return is_ready(node)
 
-        wait_until(look, self.ready_limit, lambda: f"node {node.number}: {node.tail()}")
+        wait_until(
+            look, self.ready_limit, lambda: f"node {node.number}: {self._log_of(node)}"
+        )
+
+    def _log_of(self, node: Node) -> str:
+        """What a node that did not start says of it."""
+        return node.tail()
 
     def _stop_all(self) -> None:
         for node in self._nodes:
