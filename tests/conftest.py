@@ -21,6 +21,8 @@ import hypothesis
 import psutil
 import pytest
 
+from remoting_bus.testing.brokers import LocalKafka
+
 CI = os.environ.get("CI", "").lower() == "true"
 
 LEFTOVER_GRACE = 5.0
@@ -137,6 +139,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if left:
         session.config.stash[LEFT] = left
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def shared_kafka() -> Iterator[LocalKafka]:
+    """One Kafka broker for the whole run, as a JVM costs seconds; not to be harmed."""
+    with LocalKafka() as running:
+        yield running
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ import pytest
 from remoting_bus.bus import Backend
 from remoting_bus.bus.memory import MemoryBackend
 from remoting_bus.testing import Faults, FaultyBackend, check_backend
+from remoting_bus.testing.brokers import LocalKafka
+from remoting_bus_kafka import KafkaBackend
 
 _numbers = itertools.count()
 
@@ -46,3 +48,13 @@ async def test_it_keeps_every_promise(driver: Driver, anyio_backend_name: str) -
         pytest.skip(f"{driver.name} does not run on {anyio_backend_name}")
     with driver.broker() as (url, other_url):
         await check_backend(driver.make(), url, other_url=other_url)
+
+
+@pytest.mark.parametrize("topology", ["partitions", "topic"])
+@pytest.mark.broker("kafka")
+@pytest.mark.asyncio
+async def test_kafka_keeps_every_promise(
+    shared_kafka: LocalKafka, topology: str
+) -> None:
+    url = f"{shared_kafka.urls[0]}?topology={topology}"
+    await check_backend(KafkaBackend(), url)
