@@ -150,10 +150,7 @@ class Pool(Generic[L]):
                 # One scope until a call is cancelled: to make and enter one a call
                 # costs 8 µs.
                 with anyio.CancelScope() as scope:
-                    while not scope.cancel_called:
-                        await self._drain(scope)
-                        if scope.cancel_called or self._queue:
-                            continue
+                    while await self._drain(scope):
                         if len(self._idle) >= _KEPT:
                             return
                         self._idle.append(signal)
@@ -161,8 +158,8 @@ class Pool(Generic[L]):
         finally:
             self.workers -= 1
 
-    async def _drain(self, scope: anyio.CancelScope) -> None:
-        """Run calls until none waits, or one was cancelled: `scope` is spent then."""
+    async def _drain(self, scope: anyio.CancelScope) -> bool:
+        """Run calls until none waits; False if one was cancelled: `scope` is spent."""
         queue = self._queue
         ran = 0
         self._coming = False
@@ -172,10 +169,11 @@ class Pool(Generic[L]):
                 self._call_worker()
             await self._run(scope, item)
             if scope.cancel_called:
-                return
+                return False
             ran += 1
             if ran % _TURN == 0:
                 await self._tasks.loop.turn()
+        return True
 
     async def _run(self, scope: anyio.CancelScope, item: _Item[L]) -> None:
         link, call, came = item
