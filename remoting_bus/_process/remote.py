@@ -82,7 +82,7 @@ class RemoteProcess(anyio.abc.Process):
         if not self._lock.locked():
             with suppress(RemotingError):
                 while piece := self._news.inlet.read_nowait():
-                    self._take(piece)
+                    self._take(bytes(piece))
         return self._status
 
     @property

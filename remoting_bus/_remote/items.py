@@ -51,7 +51,7 @@ class ItemReader:
         self._rest = bytearray()
         self._wanted = _HEAD
 
-    def feed(self, piece: bytes) -> None:
+    def feed(self, piece: bytes | memoryview) -> None:
         """Take what came.
 
         Raises:

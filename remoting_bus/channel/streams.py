@@ -74,9 +74,10 @@ class ReceiveStream(anyio.abc.ByteReceiveStream):
             if not piece:
                 raise anyio.EndOfStream
             if len(piece) > max_bytes:
-                inlet.unread(piece[max_bytes:])
-                piece = piece[:max_bytes]
-            return piece
+                view = memoryview(piece)
+                inlet.unread(view[max_bytes:])
+                piece = view[:max_bytes]
+            return bytes(piece)
 
     def reset(self, reason: str) -> None:
         """Give it up: the writer gets `anyio.BrokenResourceError` with the reason."""

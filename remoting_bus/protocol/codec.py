@@ -23,6 +23,7 @@ __all__ = [
     "StreamMark",
     "array",
     "decode",
+    "decoder",
     "encode",
 ]
 
@@ -148,7 +149,7 @@ def head(length: int) -> bytes:
     return b"\x9a" + length.to_bytes(4, "big")
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes | memoryview) -> Any:
     """Return the value of `data`, which is the whole of it.
 
     Raises:
@@ -156,20 +157,24 @@ def decode(data: bytes) -> Any:
             than allowed, a mapping with a key twice, or of indefinite length.
     """
     stream = io.BytesIO(data)
-    decoder = cbor2.CBORDecoder(
+    try:
+        value = decoder(stream).decode()
+    except Exception as error:
+        raise DecodeError(f"not a value of this protocol: {error}") from error
+    if stream.tell() != len(data):
+        raise DecodeError(f"{len(data) - stream.tell()} bytes after the value")
+    return value
+
+
+def decoder(stream: io.BytesIO) -> cbor2.CBORDecoder:
+    """Return what reads values with our limits, and leaves `stream` behind each."""
+    return cbor2.CBORDecoder(
         stream,
         semantic_decoders=_DECODERS,
         max_depth=_ENVELOPE_DEPTH,
         allow_indefinite=False,
         allow_duplicate_keys=False,
     )
-    try:
-        value = decoder.decode()
-    except Exception as error:
-        raise DecodeError(f"not a value of this protocol: {error}") from error
-    if stream.tell() != len(data):
-        raise DecodeError(f"{len(data) - stream.tell()} bytes after the value")
-    return value
 
 
 def _encode_mark(encoder: Any, value: object) -> None:

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .pieces import Data
+
 __all__ = ["WINDOW_FRAMES", "Receiver", "ReplayWindow", "RoundTrip", "Sender"]
 
 WINDOW_FRAMES = 4096
@@ -98,7 +100,7 @@ class _Sent:
 
     __slots__ = ("at", "data", "envelope", "lost", "repeats")
 
-    def __init__(self, data: bytes, envelope: int, at: float) -> None:
+    def __init__(self, data: bytes | Data, envelope: int, at: float) -> None:
         self.data = data
         self.envelope = envelope
         self.at = at
@@ -106,7 +108,7 @@ class _Sent:
         self.repeats = 0
 
 
-Take = Callable[[int, int], bytes | None]
+Take = Callable[[int, int], bytes | Data | None]
 """Given the room in bytes and the number it will get, the next new frame or None."""
 
 Fill = Callable[[list[bytes], int, int, int, int], None]
@@ -171,7 +173,7 @@ class Sender:
         envelope: int,
         take: Take,
         fill: Fill | None = None,
-    ) -> tuple[list[int], list[bytes]]:
+    ) -> tuple[list[int], list[bytes | Data]]:
         """Choose frames for one envelope: what was lost, then what is new.
 
         Args:
@@ -185,7 +187,7 @@ class Sender:
             Runs (first, count, first, count, …) and the frames in that order.
         """
         runs: list[int] = []
-        frames: list[bytes] = []
+        frames: list[bytes | Data] = []
         while self.lost:
             number = self.lost[0]
             sent = self.unacknowledged.get(number)
@@ -222,7 +224,7 @@ class Sender:
         now: float,
         envelope: int,
         runs: list[int],
-        frames: list[bytes],
+        frames: list[bytes | Data],
     ) -> int:
         """Take what `fill` gives; one by one a frame would cost twice as much."""
         if not self.has_room():
@@ -261,12 +263,12 @@ class Sender:
     def _put(
         self,
         number: int,
-        data: bytes,
+        data: bytes | Data,
         sent: _Sent,
         envelope: int,
         now: float,
         runs: list[int],
-        frames: list[bytes],
+        frames: list[bytes | Data],
     ) -> None:
         sent.envelope, sent.at = envelope, now
         self.unacknowledged[number] = sent

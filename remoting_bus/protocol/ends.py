@@ -13,6 +13,8 @@ from typing import Literal, Protocol
 
 from remoting_bus.errors import LocalProtocolError, RemotingError
 
+from .pieces import Piece
+
 __all__ = [
     "BUFFER",
     "MAX_PIECE",
@@ -39,7 +41,7 @@ class StreamReset(RemotingError):
 class Home(Protocol):
     """Where an end is attached. All four are sync, never fail and never wait."""
 
-    def write(self, stream: int, piece: bytes) -> None:
+    def write(self, stream: int, piece: Piece) -> None:
         """Take a piece to send."""
 
     def finish(self, stream: int) -> None:
@@ -94,11 +96,11 @@ class Outlet:
         self.partner: Inlet | None = None
         self.log = False
 
-    def write_nowait(self, piece: bytes) -> bool:
+    def write_nowait(self, piece: Piece) -> bool:
         """Take `piece`, or return False where there is no room now.
 
         Args:
-            piece: 1 to `MAX_PIECE` bytes; not copied.
+            piece: 1 to `MAX_PIECE` bytes; not copied, so nobody may change them.
 
         Raises:
             StreamReset: The reader gave it up, or what else broke the stream.
@@ -181,7 +183,7 @@ class Inlet:
         self.home = home
         self.stream = stream
         self.wake: Callable[[], None] = _nothing
-        self.pieces: deque[bytes] = deque()
+        self.pieces: deque[Piece] = deque()
         self.arrived = 0
         self.consumed = 0
         self.ended = False
@@ -190,8 +192,10 @@ class Inlet:
         self.partner: Outlet | None = None
         self.log = False
 
-    def read_nowait(self) -> bytes | None:
+    def read_nowait(self) -> Piece | None:
         """Return the next piece, b"" at the end, or None where nothing is here yet.
+
+        A piece that is a view keeps the message in memory that it came in.
 
         Raises:
             StreamReset: The writer gave it up, or what else broke the stream.
@@ -210,7 +214,7 @@ class Inlet:
             raise self.error
         return b"" if self.ended else None
 
-    def unread(self, rest: bytes) -> None:
+    def unread(self, rest: Piece) -> None:
         """Put back what was not wanted of a piece just read."""
         self.pieces.appendleft(rest)
         self.consumed -= len(rest)
@@ -232,7 +236,7 @@ class Inlet:
 
     # -- for the home --
 
-    def push(self, piece: bytes) -> None:
+    def push(self, piece: Piece) -> None:
         """Put bytes that came in order."""
         if self.error is None and not self.ended:
             self.arrived += len(piece)
@@ -286,7 +290,7 @@ class _LocalHome:
         self.inlet = inlet
         self.outlet = outlet
 
-    def write(self, stream: int, piece: bytes) -> None:
+    def write(self, stream: int, piece: Piece) -> None:
         self.inlet.push(piece)
 
     def finish(self, stream: int) -> None:

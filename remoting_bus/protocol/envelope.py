@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 import zlib
 from enum import IntEnum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from remoting_bus.names import Lane
 
@@ -125,14 +125,17 @@ class SealBroken(Exception):
     """The body is not what the peer sealed."""
 
 
+Body = TypeVar("Body", bytes, memoryview)
+
+
 class Seal(Protocol):
     """Seals and opens the bodies of one direction of one lane."""
 
-    def seal(self, header: bytes, number: int, body: bytes) -> bytes:
-        """Return the whole envelope: the header and the sealed body."""
+    def seal(self, header: bytes, number: int, *body: bytes | memoryview) -> bytes:
+        """Return the whole envelope: the header and the sealed body, from its parts."""
 
-    def open(self, header: bytes, number: int, envelope: bytes) -> bytes:
-        """Return the body.
+    def open(self, header: bytes, number: int, envelope: Body) -> Body:
+        """Return the body; of a view, a view.
 
         Raises:
             SealBroken: It was changed, cut, or made by somebody else.
@@ -154,12 +157,14 @@ class PlainSeal:
     def __init__(self, secret: bytes = b"") -> None:
         self._start = zlib.crc32(secret)
 
-    def seal(self, header: bytes, number: int, body: bytes) -> bytes:
+    def seal(self, header: bytes, number: int, *body: bytes | memoryview) -> bytes:
         """Append the checksum."""
-        check = zlib.crc32(body, zlib.crc32(header, self._start))
-        return b"".join((header, body, check.to_bytes(4, "big")))
+        check = zlib.crc32(header, self._start)
+        for part in body:
+            check = zlib.crc32(part, check)
+        return b"".join((header, *body, check.to_bytes(4, "big")))
 
-    def open(self, header: bytes, number: int, envelope: bytes) -> bytes:
+    def open(self, header: bytes, number: int, envelope: Body) -> Body:
         """Check and cut it off."""
         body = envelope[HEADER_BYTES:-4]
         check = zlib.crc32(body, zlib.crc32(header, self._start))

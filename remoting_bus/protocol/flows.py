@@ -12,6 +12,7 @@ from collections import deque
 from typing import Literal
 
 from .ends import BUFFER, Inlet, Outlet
+from .pieces import Piece
 
 __all__ = ["MAX_WINDOW", "WINDOW", "Incoming", "Outgoing"]
 
@@ -54,7 +55,7 @@ class Outgoing:
         self.stream = stream
         self.log = log
         self.end = end
-        self.pieces: deque[bytes] = deque()
+        self.pieces: deque[Piece] = deque()
         self.queued = 0
         self.sent = 0
         self.credit = WINDOW
@@ -65,7 +66,7 @@ class Outgoing:
         self.asked_at: float | None = None
         self.patience = 0.5
 
-    def write(self, piece: bytes) -> None:
+    def write(self, piece: Piece) -> None:
         """Queue a piece; the writer's room bounds what waits."""
         self.pieces.append(piece)
         self.queued += len(piece)
@@ -86,13 +87,14 @@ class Outgoing:
         """It waits for credit alone."""
         return bool(self.pieces) and self.sent >= self.credit
 
-    def cut(self, most: int) -> bytes:
+    def cut(self, most: int) -> Piece:
         """Take at most so many bytes, and no more than there is credit for."""
         most = min(most, self.credit - self.sent)
         piece = self.pieces.popleft()
         if len(piece) > most:
-            self.pieces.appendleft(piece[most:])
-            piece = piece[:most]
+            view = memoryview(piece)  # cutting bytes would copy both parts
+            self.pieces.appendleft(view[most:])
+            piece = view[:most]
         self.sent += len(piece)
         self.queued -= len(piece)
         return piece
@@ -138,7 +140,7 @@ class Incoming:
         self.wanted: int | None = None
         self.told = 0
 
-    def accept(self, offset: int, piece: bytes) -> None:
+    def accept(self, offset: int, piece: Piece) -> None:
         """Take what came.
 
         Raises:

@@ -149,7 +149,7 @@ class StreamUse(IntEnum):
         return Lane.LOG if self >= StreamUse.SENDS_LOG else Lane.BULK
 
 
-# -- builders: the values inside are encoded already, all else is small --
+# -- builders: the values inside are encoded already, all else is small; DATA: `pieces` --
 
 # Plain integers: the encoder takes twice as long over an IntEnum.
 _CANCEL = int(FrameKind.CANCEL)
@@ -166,7 +166,6 @@ _FRAGMENT = int(FrameKind.FRAGMENT)
 _CALL_KIND = dumps(_CALL)
 _RETURNED_KIND = dumps(_RETURNED)
 _EMPTY = b"\x80"
-_DATA = int(FrameKind.DATA)
 _FINISH = int(FrameKind.FINISH)
 
 
@@ -267,11 +266,6 @@ def unimplemented(kind: object) -> bytes:
 def fragment(first: int, state: int, part: bytes) -> bytes:
     """Build a FRAGMENT."""
     return dumps([_FRAGMENT, first, state, part])
-
-
-def data(stream: int, offset: int, piece: bytes) -> bytes:
-    """Build a DATA."""
-    return dumps([_DATA, stream, offset, piece])
 
 
 def finish(stream: int, offset: int) -> bytes:

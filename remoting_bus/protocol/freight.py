@@ -22,15 +22,20 @@ from .envelope import OVERHEAD, PlainSeal, Seal
 from .flows import MAX_WINDOW, WINDOW, Incoming, Outgoing
 from .frames import FrameKind, StreamUse
 from .lanes import Broken, Lanes
+from .pieces import Data, Piece, data
 from .terms import Opening
 
 __all__ = ["BULK_ENVELOPE", "EARLY", "MAX_STREAMS", "PIECE", "Freight", "Introduced"]
 
 BULK_ENVELOPE = 256 * 1024
-"""Bytes of an envelope of bulk: fewer, larger messages cost a broker's client less."""
+"""Bytes of streams in an envelope: fewer, larger messages cost a broker's client less.
+The largest piece fits, so that none leaves a rest that travels alone."""
+
+_HEADS = 1024
+"""Bytes beside those for the heads of frames."""
 
 PIECE = 64 * 1024
-"""Bytes of one DATA frame: the grain of fairness between streams."""
+"""Bytes of one DATA frame where several streams have some: the grain of fairness."""
 
 EARLY = 256 * 1024
 """Bytes of streams whose introduction is still on its way, over all of them (law 6)."""
@@ -87,7 +92,7 @@ class Freight:
         self._expected: tuple[int, int] | None = None
         self._turn = 0
         self._budget = max(
-            min(BULK_ENVELOPE, opening.terms.max_envelope) - OVERHEAD, 1024
+            min(BULK_ENVELOPE + _HEADS, opening.terms.max_envelope - OVERHEAD), 1024
         )
         self._heartbeat = opening.terms.heartbeat
 
@@ -187,7 +192,7 @@ class Freight:
 
     # -- Home: moves of the Session's ends, and carried ends here --
 
-    def write(self, stream: int, piece: bytes) -> None:
+    def write(self, stream: int, piece: Piece) -> None:
         """Queue a piece."""
         out = self._out.get(stream)
         if out is not None and out.closing is None and not self._closing:
@@ -427,7 +432,7 @@ class Freight:
             state[STATE_BLOCKED] = asking[:_MOST_CREDITS]
         return state or None
 
-    def _pull(self, lane: Lane, room: int) -> bytes | None:
+    def _pull(self, lane: Lane, room: int) -> bytes | Data | None:
         for index, (at, note) in enumerate(self._notes):
             if at is lane and len(note) <= room:
                 del self._notes[index]
@@ -448,21 +453,23 @@ class Freight:
                 )
                 continue
             queue.rotate(-1)
-            return self._frame_of(out, min(room - 64, PIECE))
+            # Alone it fills the envelope: each frame costs.
+            most = room - 64 if len(queue) == 1 else min(room - 64, PIECE)
+            return self._frame_of(out, most)
         return None
 
     def _may_go_ahead(self, out: Outgoing) -> bool:
         """Streams that the peer may not know yet share a small allowance (law 6)."""
         return not self._is_ahead(out) or self._ahead_bytes + PIECE <= EARLY
 
-    def _frame_of(self, out: Outgoing, most: int) -> bytes:
+    def _frame_of(self, out: Outgoing, most: int) -> bytes | Data:
         if out.pieces:
             offset = out.sent
             piece = out.cut(most)
             if self._is_ahead(out):
                 self._ahead_bytes += len(piece)
             self._tell_room(out)
-            return frames.data(out.stream, offset, piece)
+            return data(out.stream, offset, piece)
         closing, reason = out.closing, out.reason
         self._drop_out(out)
         if closing == "finish":

@@ -28,6 +28,7 @@ from .envelope import (
     pack_trailer,
     read_header,
 )
+from .pieces import Data, Piece, items_of, parts_of
 
 __all__ = ["WINDOW_BYTES", "Broken", "LaneCounters", "Lanes", "Opened"]
 
@@ -39,6 +40,8 @@ WINDOW_BYTES: Mapping[Lane, int] = {
 }
 """Bytes unacknowledged per lane. For BULK and LOG they are the bytes in flight through
 the broker, where isolation is won or lost (speed.md, 9); `FLIGHT` raises BULK's."""
+
+_BYTES = (Lane.BULK, Lane.LOG)
 
 MAX_AHEAD_BYTES = 32 * 1024 * 1024
 """Bytes kept of frames that came too early, per lane; an honest peer's window is less."""
@@ -157,7 +160,7 @@ class Lanes:
         own = self[lane]
         number = own.number + 1
         runs: list[int] = []
-        frames: list[bytes] = []
+        frames: list[bytes | Data] = []
         if take is not None:
             runs, frames = own.sender.pull(budget, now, number, take, fill)
         if not frames and state is None and not self.ack_due(now):
@@ -171,21 +174,23 @@ class Lanes:
         own.counters.envelopes_sent += 1
         own.counters.frames_sent += len(frames)
         echo = self._echo + int((now - self._echo_at) * 1e6) if self._echo else 0
-        body = b"".join(
-            (
-                head(5 + len(frames)),
-                integer(int(now * 1e6)),
-                integer(echo),
-                head(len(acks)),
-                *acks,
-                dumps(state) if state else _NO_STATE,
-                integers(runs),
-                *frames,
-            )
+        start = (
+            head(5 + len(frames)),
+            integer(int(now * 1e6)),
+            integer(echo),
+            head(len(acks)),
+            *acks,
+            dumps(state) if state else _NO_STATE,
+            integers(runs),
         )
-        own.counters.bytes_sent += len(body)
         self.sent_at = now
         header = pack_header(EnvelopeKind.SEALED, lane, self.session, number)
+        if lane in _BYTES:  # few and large: each part is copied once, by the seal
+            parts = (*start, *parts_of(frames))
+            own.counters.bytes_sent += sum(map(len, parts))
+            return self.seal.seal(header, number, *parts)
+        body = b"".join((*start, *frames))  # type: ignore[arg-type]
+        own.counters.bytes_sent += len(body)
         sealed = self.seal.seal(header, number, body)
         return sealed + self._trailer if lane is Lane.CONTROL else sealed
 
@@ -215,9 +220,15 @@ class Lanes:
             return None
         if header.lane is Lane.CONTROL:
             envelope = cut_trailer(envelope)
+        body: Piece
         try:
-            body = self.seal.open(envelope[:HEADER_BYTES], header.number, envelope)
-            items = decode(body)
+            start = envelope[:HEADER_BYTES]
+            if header.lane in _BYTES:
+                body = self.seal.open(start, header.number, memoryview(envelope))
+                items = items_of(body)
+            else:
+                body = self.seal.open(start, header.number, envelope)
+                items = decode(body)
         except (SealBroken, DecodeError):
             self.dropped += 1
             return None

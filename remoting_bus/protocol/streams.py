@@ -14,6 +14,7 @@ from typing import Any
 from .crossing import Batch, Move, Number
 from .ends import Carried, Inlet, Outlet, StreamEnd, StreamReset, attach
 from .frames import StreamUse
+from .pieces import Piece
 
 __all__ = ["MAX_STREAMS_PER_FRAME", "Streams", "stream_id", "uses_of"]
 
@@ -134,7 +135,7 @@ class Streams:
 
     # -- Home: what programs do with their ends --
 
-    def write(self, stream: int, piece: bytes) -> None:
+    def write(self, stream: int, piece: Piece) -> None:
         """Hand a piece to the bulk half."""
         self._batch().move(Move.PIECE, stream, piece)
         self.touched()

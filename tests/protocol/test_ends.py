@@ -15,6 +15,7 @@ from remoting_bus.protocol.ends import (
     check_movable,
     pipe,
 )
+from remoting_bus.protocol.pieces import Piece
 
 
 class Home:
@@ -23,7 +24,7 @@ class Home:
     def __init__(self) -> None:
         self.told: list[tuple[object, ...]] = []
 
-    def write(self, stream: int, piece: bytes) -> None:
+    def write(self, stream: int, piece: Piece) -> None:
         self.told.append(("write", stream, piece))
 
     def finish(self, stream: int) -> None:

@@ -12,9 +12,10 @@ from remoting_bus.protocol.crossing import Batch, Move, Number
 from remoting_bus.protocol.ends import Inlet, Outlet, StreamReset
 from remoting_bus.protocol.envelope import EnvelopeKind, read_header
 from remoting_bus.protocol.flows import WINDOW
-from remoting_bus.protocol.frames import FrameKind, StreamUse, data, finish, reset
+from remoting_bus.protocol.frames import FrameKind, StreamUse, finish, reset
 from remoting_bus.protocol.freight import Freight
 from remoting_bus.protocol.handshake import pack
+from remoting_bus.protocol.pieces import Data, data
 from remoting_bus.protocol.standby import FOLD_AFTER, Standby
 from remoting_bus.protocol.streams import stream_id
 from remoting_bus.protocol.terms import Opening, Terms
@@ -270,7 +271,7 @@ IN = stream_id(1, 0, ours=True)
         dumps([20, "x"]),
     ],
 )
-def test_a_peer_that_breaks_a_rule_is_reported(frame: bytes) -> None:
+def test_a_peer_that_breaks_a_rule_is_reported(frame: bytes | Data) -> None:
     """A hole, too much, an end elsewhere, a frame without its fields."""
     halves = Halves()
     halves.stream()
@@ -300,7 +301,7 @@ def test_frames_of_a_stream_that_is_over_are_nobodys() -> None:
     told = len(halves.told[halves.two])
     freight = halves.one.freight
     assert freight is not None
-    late = [
+    late: list[bytes | Data] = [
         data(IN, 0, b"late"),
         reset(FrameKind.RESET, IN, "late"),
         reset(FrameKind.STOP, IN, "late"),
