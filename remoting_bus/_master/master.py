@@ -75,7 +75,8 @@ class Master(Program):
         grace: Seconds that a peer may be silent, or the bus away, before it is lost; the
             shorter of both sides' counts.
         heartbeat: Seconds of silence after which a peer is asked; the longer counts. It
-            is suspended after four of them.
+            is suspended after four of them. In a fleet with more than two hundred agents
+            for each second of it, further ones get longer intervals, up to a minute.
         idle: Seconds after which a session ends that was opened for a call to somebody
             else's agent, or to a master, and that nothing uses any more. The next call
             opens it again. Agents at home here are not concerned.

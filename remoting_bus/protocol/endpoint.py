@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from remoting_bus.errors import (
@@ -28,6 +28,7 @@ from remoting_bus.names import Lane, check_name
 
 from .envelope import EnvelopeKind, Header, read_header, read_trailer
 from .handshake import Greeting, Refusal, pack, unpack
+from .liveness import heartbeat_of
 from .session import Session
 from .terms import FLOOR, VERSION, Phase, Terms, agree
 
@@ -197,10 +198,13 @@ class Endpoint:
 
     def _new_session(self, session: bytes, peer: str) -> Session:
         settings = self.settings
+        terms = settings.terms
+        wanted = heartbeat_of(len(self.sessions), terms.heartbeat)
         return Session(
             session,
             peer,
-            settings.terms,
+            # Ours, said in this handshake; agreed on, they are the session's.
+            terms if wanted == terms.heartbeat else replace(terms, heartbeat=wanted),
             is_carried=settings.is_carried,
             new_token=settings.new_token,
             local=settings.name,
@@ -308,7 +312,7 @@ class Endpoint:
         self._answer(own, hello, now)
 
     def _answer(self, own: Session, hello: Greeting, now: float) -> None:
-        terms = agree(self.settings.terms, hello.terms, min(VERSION, hello.version))
+        terms = agree(own.terms, hello.terms, min(VERSION, hello.version))
         greeting = Greeting(
             self.settings.name,
             self.settings.incarnation,
@@ -449,7 +453,7 @@ class Endpoint:
             self._replace(old, theirs, now)
         self.sessions[session.id] = session
         self.current[name] = session
-        terms = agree(self.settings.terms, theirs.terms, min(VERSION, theirs.version))
+        terms = agree(session.terms, theirs.terms, min(VERSION, theirs.version))
         session.opened(terms, theirs.info, theirs.incarnation, now)
         if by_us and self.settings.idle is not None:
             session.rest.begin(now, self.settings.idle)
@@ -564,7 +568,7 @@ class Endpoint:
         greeting = Greeting(
             settings.name,
             settings.incarnation,
-            settings.terms,
+            opening.session.terms,
             settings.info,
             asks=opening.asks,
         )

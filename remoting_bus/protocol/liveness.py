@@ -12,7 +12,14 @@ from typing import Literal
 
 from .lanes import Lanes
 
-__all__ = ["SILENT_AFTER", "Liveness", "Verdict"]
+__all__ = ["SILENT_AFTER", "Liveness", "Verdict", "asks_after", "heartbeat_of"]
+
+BEATS_PER_SECOND = 200
+"""Beats that one endpoint bears, before it wants longer intervals: some 3 % of a core."""
+
+LONGEST_HEARTBEAT = 60.0
+"""Seconds; the size of a fleet never asks for more. Silence is then known in four minutes,
+which is less than the default grace."""
 
 SILENT_AFTER = 4
 """Heartbeat intervals without a word after which the peer counts as silent."""
@@ -24,6 +31,25 @@ _BLOCKED_AFTER = 3
 """Intervals between two ticks after which it was we who stood still."""
 
 Verdict = Literal["heard", "slow", "silent"]
+
+
+def heartbeat_of(sessions: int, least: float) -> float:
+    """Return the interval that an endpoint with so many sessions wants for another one.
+
+    Sessions keep what they agreed on, so those of a fleet that grew have intervals from
+    `least` on: together they beat with the logarithm of its size, not with its size.
+    """
+    return max(least, min(sessions / BEATS_PER_SECOND, LONGEST_HEARTBEAT))
+
+
+def asks_after(session: bytes, interval: float) -> float:
+    """Return the silence after which the side that asks first does: from three quarters.
+
+    By the session's id, which is random: a fleet that was interrupted at one moment
+    does not beat as one ever after. The other side waits for the whole interval, so
+    that one question serves both.
+    """
+    return interval * (0.75 + session[0] / 1280)
 
 
 class Liveness:

@@ -12,7 +12,7 @@ from remoting_bus.errors import ChannelClosed, PeerLost
 
 from .goodbye import Goodbye
 from .lanes import Lanes
-from .liveness import Liveness
+from .liveness import Liveness, asks_after
 from .terms import Phase, PhaseChanged, PhaseKind
 
 if TYPE_CHECKING:
@@ -36,15 +36,32 @@ class Pulse:
         liveness: What is known of the peer's being there.
     """
 
-    __slots__ = ("_goodbye", "_lanes", "_session", "_slow", "link_up", "liveness")
+    __slots__ = (
+        "_asks_after",
+        "_goodbye",
+        "_lanes",
+        "_session",
+        "_slow",
+        "link_up",
+        "liveness",
+    )
 
     def __init__(self, session: Session, lanes: Lanes, goodbye: Goodbye) -> None:
         self._session = session
         self._lanes = lanes
         self._goodbye = goodbye
         self._slow = False
+        self._asks_after = 0.0
         self.link_up = True
         self.liveness = Liveness(lanes)
+
+    def begin(self, now: float) -> None:
+        """The peer was proved just now, and the terms are agreed on."""
+        session = self._session
+        self._asks_after = session.terms.heartbeat
+        if session.asks_first:
+            self._asks_after = asks_after(session.id, self._asks_after)
+        self.liveness.begin(now)
 
     def heard(self) -> None:
         """An envelope of the peer's has come."""
@@ -93,7 +110,7 @@ class Pulse:
         asked_at = self._session.outbox.asked_at
         if self._goodbye.said:  # a lost "parted" is asked for again
             return asked_at + self._lanes.trip.probe_timeout
-        return self.liveness.next_question(asked_at, self._session.terms.heartbeat)
+        return self.liveness.next_question(asked_at, self._asks_after)
 
     def tick(self, now: float) -> None:
         """Do what is due."""

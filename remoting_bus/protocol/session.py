@@ -76,6 +76,7 @@ class Session:
         over: The shell may forget it: nothing more will be sent.
         rest: Whether anybody uses it, and its end where nobody does.
         more: After `next_envelope` gave one: there may be another one now.
+        asks_first: Of two silent peers the one of the lower name does.
         now: The time of the present input.
     """
 
@@ -115,6 +116,7 @@ class Session:
         self._goodbye = Goodbye()
         self.rest = Rest(self, self._lanes)
         self._pulse = Pulse(self, self._lanes, self._goodbye)
+        self.asks_first = local < peer
         self._secret = b""
         self._there_said = 0
         self._last_word = False  # their goodbye is still to be acknowledged
@@ -134,7 +136,7 @@ class Session:
         self._set_terms(terms)
         self.peer_info = info
         self.peer_incarnation = incarnation
-        self._pulse.liveness.begin(now)
+        self._pulse.begin(now)
         self._batch.move(Move.OPEN, Opening(self.id, self.peer, terms, self._secret))
         self.change(Phase.OPEN, "open")
         # The answerer waits for a first sealed envelope; it also compares the clocks.
