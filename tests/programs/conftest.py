@@ -16,7 +16,7 @@ import pytest
 
 from remoting_bus._agent import Agent
 from remoting_bus._master import Master
-from remoting_bus.testing.brokers import LocalNats
+from remoting_bus.testing.brokers import LocalKafka, LocalNats
 
 pytestmark = pytest.mark.anyio
 
@@ -25,9 +25,14 @@ BROKERS = [
     pytest.param(("nats", "asyncio"), marks=pytest.mark.broker("nats")),
     pytest.param(("jetstream", "asyncio"), marks=pytest.mark.broker("nats")),
     pytest.param(("embedded", "asyncio"), marks=pytest.mark.broker("nats")),
+    pytest.param(("kafka", "asyncio"), marks=pytest.mark.broker("kafka")),
+    pytest.param(("kafka-topic", "asyncio"), marks=pytest.mark.broker("kafka")),
 ]
 MAILBOX_BYTES = 8 * 1024 * 1024
 """Of each namespace, and each test has one: the server sets them aside at once."""
+
+PARTITIONS = 4
+"""Of each topic, and each test has a namespace of its own: 16 by default cost more."""
 
 PLACES: list[Any] = [*MEMORY, *BROKERS]
 
@@ -47,7 +52,7 @@ def id_of(value: object) -> str:
     return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
-shared = on("memory", "nats", "jetstream")
+shared = on("memory", "nats", "jetstream", "kafka", "kafka-topic")
 """Marks a test whose bus outlives its master: an embedded one does not."""
 
 between_processes = on("nats")
@@ -57,7 +62,8 @@ between_processes = on("nats")
 class Brokers:
     """Private brokers, started when first needed, for all tests of a run."""
 
-    def __init__(self) -> None:
+    def __init__(self, request: pytest.FixtureRequest) -> None:
+        self._request = request
         self._stack = ExitStack()
         self._nats: LocalNats | None = None
 
@@ -70,6 +76,10 @@ class Brokers:
                 return self.nats().urls[0]
             case "jetstream":
                 return f"{self.nats().urls[0]}?topology=jetstream&mailbox_bytes={MAILBOX_BYTES}"
+            case "kafka":
+                return f"{self.kafka().urls[0]}?partitions={PARTITIONS}"
+            case "kafka-topic":
+                return f"{self.kafka().urls[0]}?topology=topic"
             case _:
                 raise LookupError(bus)
 
@@ -78,6 +88,11 @@ class Brokers:
         if self._nats is None:
             self._nats = self._stack.enter_context(LocalNats())
         return self._nats
+
+    def kafka(self) -> LocalKafka:
+        """Return the one that all tests of a run share; it is not to be harmed."""
+        running: LocalKafka = self._request.getfixturevalue("shared_kafka")
+        return running
 
     def close(self) -> None:
         """End what was started."""
@@ -114,9 +129,9 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def brokers() -> Iterator[Brokers]:
+def brokers(request: pytest.FixtureRequest) -> Iterator[Brokers]:
     """Private brokers; each starts when it is first needed."""
-    made = Brokers()
+    made = Brokers(request)
     yield made
     made.close()
 
