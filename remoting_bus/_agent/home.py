@@ -25,6 +25,7 @@ from remoting_bus.channel.node import Node
 from remoting_bus.errors import CallRefused, NameTaken, RemotingError
 from remoting_bus.protocol.calls import OutcomeKind, OutgoingCall
 from remoting_bus.protocol.codec import encode
+from remoting_bus.protocol.handshake import HelloRefused
 from remoting_bus.protocol.terms import Phase, PhaseChanged
 
 __all__ = ["Home"]
@@ -150,7 +151,7 @@ class Home:
             link = await self._node.connect(master, timeout=SETTLE_TIMEOUT)
             await self._announce(link)
         except CallRefused as refused:
-            if refused_name(refused):
+            if isinstance(refused, HelloRefused) and refused.about_our_name:
                 raise NameTaken(
                     f"master {master!r} refuses agent {self._name!r}: {refused}",
                     name=self._name,
@@ -205,11 +206,6 @@ class Home:
 
 def _rank(agent: str, master: str) -> bytes:
     return hashlib.blake2b(f"{agent}|{master}".encode(), digest_size=8).digest()
-
-
-def refused_name(refused: CallRefused) -> bool:
-    """Say whether a refused hello was refused because of our name."""
-    return "in use" in str(refused) or "has taken the name" in str(refused)
 
 
 def _described(info: dict[str, Any]) -> str:

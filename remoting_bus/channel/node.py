@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import anyio
+import anyio.lowlevel
 
 from remoting_bus import observe
 from remoting_bus._loop import Supervisor, Tasks, WorkerThreads, clock, current_loop
@@ -51,6 +52,9 @@ LOOKUP_TIMEOUT = 1.0
 
 LOOKUP_MORE = 0.1
 """Seconds that it waits for further masters after the first."""
+
+LAST_WORD = 0.2
+"""Seconds that refusals have to be handed to the bus, where it takes nothing just now."""
 
 _logger = logging.getLogger("remoting_bus")
 
@@ -227,9 +231,14 @@ class Node:
         links = list(self._of.values())
         for link in links:
             link.close("it was closed")
+        self.endpoint.leave(clock())
+        self.pair.line.touch_now(self._entry)
         with anyio.move_on_after(CLOSE_WAIT, shield=True):
             for link in links:
                 await link.wait_over()
+        with anyio.move_on_after(LAST_WORD, shield=True):
+            while self.endpoint.unsaid and self.pair.line.up:
+                await anyio.lowlevel.checkpoint()
         for link in list(self._of.values()):
             link.end(ChannelClosed("the node was closed"))
             self.pair.line.drop(link.entry)

@@ -13,7 +13,12 @@ import heapq
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from remoting_bus.errors import Executed, LimitExceeded, LocalProtocolError
+from remoting_bus.errors import (
+    Executed,
+    LimitExceeded,
+    LocalProtocolError,
+    PeerLost,
+)
 
 from . import frames
 from .calls import Outcome, OutcomeKind, OutgoingCall, RefusalCode
@@ -328,7 +333,9 @@ class Calling:
             )
         for call in list(self.pulled.values()):
             if call.outcome is None:
-                self._end(call, Outcome(kind, message=message, cause=cause))
+                executed = cause.executed if isinstance(cause, PeerLost) else "unknown"
+                outcome = Outcome(kind, message=message, executed=executed, cause=cause)
+                self._end(call, outcome)
         self._entries.clear()
         self.pulled.clear()
         self._held.clear()

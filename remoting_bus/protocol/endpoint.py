@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from remoting_bus.errors import (
-    CallRefused,
     ChannelBroken,
     PeerLost,
     RemoteProtocolError,
@@ -27,7 +26,7 @@ from remoting_bus.errors import (
 from remoting_bus.names import Lane, check_name
 
 from .envelope import EnvelopeKind, Header, read_header, read_trailer
-from .handshake import Greeting, Refusal, pack, unpack
+from .handshake import Greeting, HelloRefused, Refusal, RefusalReason, pack, unpack
 from .liveness import heartbeat_of
 from .session import Session
 from .terms import FLOOR, VERSION, Phase, Terms, agree
@@ -169,6 +168,7 @@ class Endpoint:
         self._tokens = float(_RATE)
         self._tokens_at = 0.0
         self._query: bytes | None = None
+        self._leaving = False
 
     # -- opening --
 
@@ -286,6 +286,8 @@ class Endpoint:
     # -- hello and its answers --
 
     def _take_hello(self, session: bytes, hello: Greeting, now: float) -> None:
+        if self._leaving:
+            return  # it is repeated, and perhaps answered by our successor
         half = self._half_open.get(session)
         if half is not None:
             self._out.append((hello.name, half.answer))  # the same hello again
@@ -348,7 +350,7 @@ class Endpoint:
         if hello.version < FLOOR or hello.floor > VERSION:
             return Refusal(
                 self.settings.name,
-                "version",
+                RefusalReason.VERSION,
                 f"{self.settings.name!r} speaks versions {FLOOR} to {VERSION} of the "
                 f"protocol, {hello.name!r} {hello.floor} to {hello.version}: upgrade "
                 "the older one",
@@ -356,13 +358,13 @@ class Endpoint:
         if hello.incarnation in self._fenced:
             return Refusal(
                 self.settings.name,
-                "fenced",
+                RefusalReason.FENCED,
                 f"another program has taken the name {hello.name!r}",
             )
         if self._in_use(hello.name, hello.incarnation):
             return Refusal(
                 self.settings.name,
-                "name in use",
+                RefusalReason.NAME_IN_USE,
                 f"the name {hello.name!r} is in use by a living program; two were "
                 "seen under it. Stop one, or give it another name",
             )
@@ -424,13 +426,27 @@ class Endpoint:
 
     def _take_refusal(self, session: bytes, refusal: Refusal, now: float) -> None:
         opening = self._opening.get(refusal.name)
+        leaves = refusal.code == RefusalReason.LEAVING
         if opening is None or opening.session.id != session:
+            if leaves:
+                self._take_leaving(session, refusal, now)
             return
-        self.abandon(opening.session, CallRefused(refusal.message), now)
+        error = HelloRefused(refusal.message, refusal.code)
+        self.abandon(opening.session, _left(refusal) if leaves else error, now)
         if opening.asks:
             return
-        if refusal.code == "fenced":
+        if refusal.code == RefusalReason.FENCED:
             self.events.append(FencedOut(refusal.name, {}))
+
+    def _take_leaving(self, session: bytes, refusal: Refusal, now: float) -> None:
+        """The peer leaves, and never had the session that its answer opened here.
+
+        It is no proof. But who could forge it could have kept the answer away as well,
+        and a session in which the peer has sealed something is not ended by it.
+        """
+        current = self.current.get(refusal.name)
+        if current is not None and current.id == session and not current.heard:
+            current.end(_left(refusal), now, kind="closed")
 
     def _become_current(
         self, session: Session, theirs: Greeting, now: float, *, by_us: bool
@@ -486,6 +502,18 @@ class Endpoint:
             kind="refused",
         )
 
+    def leave(self, now: float) -> None:
+        """Refuse what is half-open, and be as one who is not there to newcomers."""
+        self._leaving = True
+        halves, self._half_open = list(self._half_open.values()), {}
+        message = f"{self.settings.name!r} has left before the session was open"
+        refusal = Refusal(self.settings.name, RefusalReason.LEAVING, message)
+        for half in halves:
+            self._send(
+                half.session.peer, EnvelopeKind.REFUSED, half.session.id, refusal
+            )
+            self._lost_half(half, now)
+
     # -- fenced, unknown, lookups --
 
     def _take_fenced(self, session: bytes, body: dict[str, Any], now: float) -> None:
@@ -527,7 +555,7 @@ class Endpoint:
 
     def _take_lookup(self, query: bytes, body: dict[str, Any], now: float) -> None:
         answers = self.settings.answers
-        if answers is None or not self._allowed(now):
+        if answers is None or self._leaving or not self._allowed(now):
             return
         name = check_name(body["name"])
         reply = {
@@ -542,6 +570,11 @@ class Endpoint:
             self.events.append(Found(check_name(body["name"]), body["info"]))
 
     # -- out and time --
+
+    @property
+    def unsaid(self) -> bool:
+        """Something waits to be pulled."""
+        return bool(self._out)
 
     def next_envelope(self, now: float) -> tuple[str, bytes] | None:
         """Return what is to be sent next, with the peer it goes to."""
@@ -606,6 +639,10 @@ class Endpoint:
             del self.sessions[session.id]
         if self.current.get(session.peer) is session:
             del self.current[session.peer]
+
+
+def _left(refusal: Refusal) -> PeerLost:
+    return PeerLost(refusal.message, executed="no")
 
 
 def _remember(table: OrderedDict[bytes, None], key: bytes) -> None:

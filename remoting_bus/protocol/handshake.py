@@ -8,10 +8,12 @@ know what follows from a message; that is `endpoint`'s.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from cbor2 import dumps
 
+from remoting_bus.errors import CallRefused
 from remoting_bus.names import Lane, check_name
 
 from .codec import DecodeError, decode
@@ -25,7 +27,15 @@ from .envelope import (
 )
 from .terms import FLOOR, VERSION, Terms
 
-__all__ = ["MAX_INFO", "Greeting", "Refusal", "pack", "unpack"]
+__all__ = [
+    "MAX_INFO",
+    "Greeting",
+    "HelloRefused",
+    "Refusal",
+    "RefusalReason",
+    "pack",
+    "unpack",
+]
 
 MAX_INFO = 16 * 1024
 """Bytes of what a peer says of itself: labels, versions; it is read unproved."""
@@ -58,13 +68,42 @@ class Greeting:
     knows: bool = False
 
 
+class RefusalReason(StrEnum):
+    """Why a hello is not answered with a session, on the wire.
+
+    A newer peer may have others; they are refusals all the same.
+    """
+
+    VERSION = "version"
+    FENCED = "fenced"
+    NAME_IN_USE = "name in use"
+    LEAVING = "leaving"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a hello is not answered with a session."""
+    """Why a hello is not answered with a session; `code` is a `RefusalReason`."""
 
     name: str
     code: str
     message: str
+
+
+class HelloRefused(CallRefused):
+    """A peer does not want a session with this side.
+
+    Attributes:
+        code: Why; a `RefusalReason`, or what a newer peer said.
+    """
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+    @property
+    def about_our_name(self) -> bool:
+        """Another program has the name of this side."""
+        return self.code in (RefusalReason.FENCED, RefusalReason.NAME_IN_USE)
 
 
 def pack(
@@ -82,7 +121,8 @@ def pack(
             "knows": body.knows,
         }
     elif isinstance(body, Refusal):
-        content = {"name": body.name, "code": body.code, "message": body.message}
+        code = str(body.code)
+        content = {"name": body.name, "code": code, "message": body.message}
     else:
         content = body
     header = pack_header(kind, Lane.CONTROL, session, number)

@@ -151,6 +151,11 @@ class Session:
         """Tell whether only the peer of this handshake can have made an envelope."""
         return self._lanes.opens(envelope)
 
+    @property
+    def heard(self) -> bool:
+        """The peer has sealed something: it has the session, too."""
+        return self._lanes.heard_at is not None
+
     def renumber(self, session: bytes) -> None:
         """Take the id of the peer's hello, where hellos crossed; nothing was sent."""
         self.id = self._lanes.session = session

@@ -9,7 +9,7 @@ import pytest
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import open_bus
-from remoting_bus.errors import CallTimeout, ChannelClosed
+from remoting_bus.errors import CallTimeout, ChannelClosed, PeerLost
 from remoting_bus.protocol.calls import IncomingCall, OutcomeKind, RefusalCode
 from remoting_bus.protocol.terms import Phase
 
@@ -115,6 +115,32 @@ async def test_draining_refuses_new_calls_and_waits(two: Opener) -> None:
         release.set()
         assert await t.b.drain(timeout=5)
         assert (await t.link.wait(running)).value == "had its time"
+
+
+async def test_a_node_that_leaves_tells_who_has_just_come(
+    hall: Hall, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has answered, and nothing came in the session yet: the peer knows at once."""
+    url = f"hall://x?loops={shell[-1]}"
+    with anyio.fail_after(10):
+        async with (
+            open_bus(url) as here,
+            open_bus(url) as there,
+            Node(here, "a", serve=echo) as a,
+            Node(there, "b", serve=echo) as b,
+        ):
+            async with anyio.create_task_group() as group:
+                group.start_soon(a.connect, "b")
+                while b.endpoint.wake_at(0.0) is None:
+                    await anyio.lowlevel.checkpoint()
+                for reader in hall.readers["default", "b"]:
+                    monkeypatch.setattr(reader, "put", lambda body, lane: None)
+            link = a.links["b"]
+            assert not b.links
+            await b.aclose()
+            while link.phase is not Phase.OVER:
+                await anyio.lowlevel.checkpoint()
+            assert isinstance(link.cause, PeerLost)
 
 
 async def test_a_node_that_was_left_is_closed(hall: Hall) -> None:

@@ -26,7 +26,14 @@ from remoting_bus.protocol.envelope import (
     pack_trailer,
     read_header,
 )
-from remoting_bus.protocol.handshake import Greeting, Refusal, pack, unpack
+from remoting_bus.protocol.handshake import (
+    Greeting,
+    HelloRefused,
+    Refusal,
+    RefusalReason,
+    pack,
+    unpack,
+)
 from remoting_bus.protocol.session import Session
 from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
 from remoting_bus.testing.world import Peer, World
@@ -309,7 +316,8 @@ def test_two_living_programs_never_take_turns() -> None:
         session = third.peer.connect("control")
         town.run(5)
         assert isinstance(session.cause, CallRefused)
-        assert "in use" in str(session.cause)
+        assert isinstance(session.cause, HelloRefused)
+        assert session.cause.about_our_name
         third.dies()
     assert second.current("control").phase is Phase.OPEN
     second.current("control").close("maintenance", town.now)
@@ -332,6 +340,90 @@ def test_a_name_in_use_is_free_again_once_its_holder_is_silent() -> None:
     third.peer.connect("control")
     assert town.run(5, lambda: third.endpoint.current.get("control") is not None)
     assert master.current("web-1").phase is Phase.OPEN
+
+
+# -- leaving --
+
+
+def half_open(town: Town) -> tuple[Program, Program, OutgoingCall]:
+    """Return a master whose answer has opened a session at an agent, and a call in it.
+
+    Nothing sealed has come to the master.
+    """
+    master, agent = town.program("control"), town.program("web-1")
+    town.lost.add(SEALED)
+    session = agent.peer.connect("control")
+    call = OutgoingCall("f", encode([[], {}]))
+    session.start(call, town.now)
+    assert town.run(5, lambda: session.phase is Phase.OPEN)
+    town.run(0.5)
+    assert call.number is not None
+    assert not master.endpoint.current
+    return master, agent, call
+
+
+def leaves(town: Town, program: Program) -> None:
+    program.endpoint.leave(town.now)
+    town.touch(program.peer)
+
+
+def test_who_leaves_refuses_what_is_half_open() -> None:
+    """The peer learns it at once, and that its call has not run."""
+    town = Town()
+    master, agent, call = half_open(town)
+    session = agent.current("control")
+    leaves(town, master)
+    town.run(0.1)
+    assert session.phase is Phase.OVER
+    assert isinstance(session.cause, PeerLost)
+    assert call.outcome is not None
+    assert call.outcome.kind is OutcomeKind.LOST
+    assert call.outcome.executed == "no"
+    assert agent.phases[-1][1].kind == "closed"
+    assert master.endpoint.wake_at(town.now) is None
+
+
+def test_who_leaves_refuses_an_opener_that_has_no_answer_yet() -> None:
+    """The answer was lost; the refusal comes: nobody waits for a session."""
+    town = Town()
+    master, agent = town.program("control"), town.program("web-1")
+    town.lost.add(WELCOME)
+    session = agent.peer.connect("control")
+    town.run(0.1)
+    leaves(town, master)
+    town.run(0.1)
+    assert session.phase is Phase.OVER
+    assert isinstance(session.cause, PeerLost)
+    assert session.cause.executed == "no"
+
+
+def test_who_leaves_is_not_there_for_newcomers() -> None:
+    """No hello and no lookup is answered: a successor may be there already."""
+    town = Town()
+    master = town.program("control")
+    leaves(town, master)
+    agent = town.program("web-1")
+    session = agent.peer.connect("control")
+    town.run(2)
+    assert session.phase is Phase.OPENING
+    assert not town.of("control", WELCOME)
+    assert not town.of("control", REFUSED)
+    successor = town.program("control")
+    assert town.run(6, lambda: "web-1" in successor.endpoint.current)
+
+
+def test_a_forged_leaving_ends_no_session_that_was_heard() -> None:
+    """Once the peer has sealed something, only a goodbye under the seal does."""
+    town = Town()
+    _, agent = joined(town)
+    town.run(1)
+    session = agent.current("control")
+    forged = Refusal("control", RefusalReason.LEAVING, "says somebody")
+    town.inject(agent, pack(REFUSED, session.id, 1, forged))
+    town.inject(agent, pack(REFUSED, b"?" * 16, 1, forged))
+    town.run(1)
+    assert agent.current("control") is session
+    assert session.phase is Phase.OPEN
 
 
 # -- unknown sessions (law 15) --
