@@ -118,6 +118,7 @@ class Sender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._is_blocked = False
+        self._alone: set[Partition] = set()
         self._causes: dict[Partition, str] = {}
         self._closed = False
 
@@ -263,6 +264,8 @@ class Sender:
             if builder.append(len(items), None, item.key, item.body, []) is None:
                 break
             items.append(queue.popleft())
+            if partition in self._alone:
+                break
         if dropped:
             cause = self._causes.get(partition, "the broker did not answer")
             self._fail(dropped, ChannelBroken(f"{partition[0]}: {cause}"))
@@ -319,6 +322,11 @@ class Sender:
             outlet.ready.pop(partition, None)
             self._put_back(partition, items)
             self._park(partition, ConnectionFailed(words), None)
+        elif code in TOO_LARGE and len(items) > 1:
+            # The topic takes less than its broker: one by one they may pass.
+            self._alone.add(partition)
+            self._put_back(partition, items)
+            outlet.ready[partition] = None
         elif code in TOO_LARGE:
             self._fail(items, _too_large(partition, items, self._largest_batch()))
         elif code == NOT_ALLOWED:
@@ -350,8 +358,8 @@ class Sender:
 def _too_large(partition: Partition, items: list[Item], largest: int) -> LimitExceeded:
     asked = max(len(item.body) for item in items)
     return LimitExceeded(
-        f"topic {partition[0]} does not take a message of {asked} bytes; its "
-        f"max.message.bytes is below the {largest} bytes that its broker told",
+        f"topic {partition[0]} does not take a message of {asked} bytes: its "
+        f"max.message.bytes is below the {largest} bytes that we reckoned with",
         limit="max.message.bytes",
         value=largest,
         asked=asked,

@@ -55,9 +55,6 @@ class Topics:
 
     Args:
         tell: Called with what an operator should know of a topic that exists.
-
-    Attributes:
-        largest_batch: Bytes of a batch that the brokers take.
     """
 
     def __init__(
@@ -68,13 +65,18 @@ class Topics:
         self._tell = tell
         self._locks: dict[str, asyncio.Lock] = {}
         self._fit: set[str] = set()
-        self.largest_batch = ASSUMED_BATCH
+        self._broker_batch = ASSUMED_BATCH
 
     @property
     def max_bytes(self) -> int:
         """The largest body of a message."""
-        most = max(1, self.largest_batch - OVERHEAD)
+        most = max(1, self._broker_batch - OVERHEAD)
         return min(most, self._settings.max_bytes or most)
+
+    @property
+    def largest_batch(self) -> int:
+        """Bytes of a batch that our topics take, as far as is known."""
+        return self.max_bytes + OVERHEAD
 
     async def learn_limits(self) -> None:
         """Ask a broker for the largest batch that it takes.
@@ -85,7 +87,7 @@ class Topics:
         node = next(iter(self._cluster.brokers))
         found = await self._describe(BROKER, str(node), ["message.max.bytes"])
         if found:
-            self.largest_batch = int(found["message.max.bytes"])
+            self._broker_batch = int(found["message.max.bytes"])
 
     def is_ready(self, topic: str) -> bool:
         """Whether it was found fit, and is still there as far as is known."""
@@ -203,10 +205,10 @@ class Topics:
                 final=True,
             )
         largest = int(found["max.message.bytes"])
-        if largest < self.max_bytes + OVERHEAD:
+        if largest < self.largest_batch:
             raise ConnectionFailed(
                 f"topic {topic} has max.message.bytes={largest}, less than its broker's "
-                f"{self.largest_batch}: raise it, or say "
+                f"{self._broker_batch}: raise it, or say "
                 f"max_bytes={max(1, largest - OVERHEAD)} in every URL",
                 final=True,
             )

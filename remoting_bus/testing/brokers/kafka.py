@@ -118,6 +118,13 @@ class LocalKafka(LocalBroker):
         self._controllers: list[int] = []
         self._internal: list[int] = []
 
+    def inner_url(self, i: int = 0) -> str:
+        """A node's URL past its proxy, without TLS and login, with all rights.
+
+        For what a test does to a broker behind the back of those who use `urls`.
+        """
+        return f"kafka://127.0.0.1:{self._internal[i]}"
+
     def _prepare(self) -> None:
         self._jars = find_jars()
         self._made = _make(self._jars)
