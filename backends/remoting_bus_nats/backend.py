@@ -18,10 +18,13 @@ from nats.aio.subscription import Subscription
 from nats.protocol.command import pub_cmd
 
 from remoting_bus.bus.backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+from remoting_bus.bus.log import LogReader, LogStart
 from remoting_bus.errors import ChannelBroken, LimitExceeded, SecurityError
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 from remoting_bus_nats import topology
+from remoting_bus_nats.answers import Answers, Headers
 from remoting_bus_nats.link import Connection, Link
+from remoting_bus_nats.log import Logs
 from remoting_bus_nats.mailbox import PUBLISHES_UNDER_WAY, Mailboxes
 from remoting_bus_nats.settings import Settings, parse
 
@@ -69,10 +72,14 @@ class NatsBus(Bus):
         self._subscriptions: dict[str, Subscription] = {}
         self._subjects: dict[tuple[Address, Lane], str] = {}
         self._denied: set[str] = set()
+        self._answers = Answers()
         self._mailboxes = (
-            Mailboxes(settings) if settings.topology == "jetstream" else None
+            Mailboxes(settings, self._answers)
+            if settings.topology == "jetstream"
+            else None
         )
         self._link = Link(settings, self._take, self._restore, self._on_error)
+        self._logs = Logs(settings, self._link, self._answers)
 
     async def start(self) -> None:
         """Connect; see `Link.start`."""
@@ -80,6 +87,7 @@ class NatsBus(Bus):
 
     async def aclose(self) -> None:
         """Send what is unsent, and close, within a second; also where it is cancelled."""
+        self._logs.close()
         with anyio.move_on_after(CLOSE_LIMIT, shield=True):
             await self._link.close()
 
@@ -156,6 +164,21 @@ class NatsBus(Bus):
                     del self._routes[route], self._prefetch[route]
                     await self._detach(route)
 
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """See `Bus.append`. While the link is down it raises at once."""
+        self._check_size(body)
+        await self._logs.append(log, key, body)
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """See `Bus.read`."""
+        return self._logs.read(log, start)
+
+    async def delete_log(self, log: LogName) -> None:
+        """See `Bus.delete_log`."""
+        await self._logs.delete(log)
+
     def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
         """See `Bus.link_events`."""
         return self._link.board.events()
@@ -179,17 +202,20 @@ class NatsBus(Bus):
             self._subjects[to, lane] = subject
         return subject
 
-    def _take(self, subject: str, reply: str, data: bytes) -> bool:
+    def _take(
+        self, subject: str, reply: str, data: bytes, headers: Headers | None
+    ) -> bool:
         """Deliver a message where it was parsed; False if it is none of ours."""
+        if subject.startswith("rbl."):
+            self._logs.take(subject, reply, data)
+            return True
         route = subject.rpartition(".")[0]
         entries = self._routes.get(route)
         if entries is None:
             ours = subject.startswith("rb.")
-            if self._mailboxes is None:
-                return ours
-            if ours and reply:
+            if ours and reply and self._mailboxes is not None:
                 self._mailboxes.give_back(reply)
-            return ours or self._mailboxes.answer(subject, data)
+            return ours or self._answers.take(subject, data, headers)
         for deliver, lane in entries:
             try:
                 deliver(data, lane)
@@ -205,13 +231,15 @@ class NatsBus(Bus):
         """A new connection: learn its limits, and read again what is being read."""
         size = connection.client.max_payload
         self._subscriptions = {}
+        logs = connection.has_jetstream
         if self._mailboxes is None:
-            self.limits = BusLimits(max_bytes=size)
+            self.limits = BusLimits(max_bytes=size, durable_log=logs)
         else:
             self.limits = BusLimits(
                 max_bytes=size,
                 keeps_while_away=True,
                 publishes_under_way=PUBLISHES_UNDER_WAY,
+                durable_log=logs,
             )
             await self._mailboxes.use(connection)
         await self._attach(connection, list(self._routes), restoring=True)
@@ -263,6 +291,7 @@ class NatsBus(Bus):
         """What the client reports of a connection that stands."""
         words = str(error)
         if "permissions violation" in words:
+            self._answers.refused(words)
             for route in self._routes:
                 pattern = self._pattern(route).lower()
                 if f'"{pattern}"' in words:

@@ -109,6 +109,11 @@ class Connection:
             return await asyncio.to_thread(self._settings.client_options, self.host)
         return self._settings.client_options(self.host)
 
+    @property
+    def has_jetstream(self) -> bool:
+        """Whether the server keeps streams; it says so when it greets."""
+        return bool(self.client._server_info.get("jetstream"))
+
     def cause(self) -> tuple[str, BaseException | None]:
         """Why it was lost, in words and as an exception."""
         error: BaseException | None = self.client.last_error

@@ -14,8 +14,6 @@ the server's acknowledgement.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import itertools
 import json
 from typing import Any
 
@@ -24,8 +22,9 @@ from nats.js import api
 from nats.js.errors import APIError, BadRequestError, NotFoundError, ServerError
 from nats.protocol.command import pub_cmd
 
-from remoting_bus.errors import ChannelBroken, ConnectionFailed
+from remoting_bus.errors import ChannelBroken, ConnectionFailed, SecurityError
 from remoting_bus_nats import topology
+from remoting_bus_nats.answers import Answers
 from remoting_bus_nats.link import Connection
 from remoting_bus_nats.settings import Settings
 
@@ -34,10 +33,6 @@ __all__ = ["PUBLISHES_UNDER_WAY", "Mailboxes"]
 PUBLISHES_UNDER_WAY = 16
 """Publishes that may wait for their acknowledgement at once: 0.4 ms each, some 40,000 a
 second together, which is what a stream takes."""
-
-ANSWER_LIMIT = 5.0
-"""Seconds to wait for an acknowledgement before the message counts as lost: a stream
-whose server is gone answers nothing while the connection stands."""
 
 MAKE_LIMIT = 10.0
 """Seconds in which a mailbox must come to be; a cluster elects a leader in 4 to 9."""
@@ -67,21 +62,17 @@ NAME_IN_USE = 10058
 class Mailboxes:
     """What a bus of the topology `jetstream` does beyond one of `core`."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, answers: Answers) -> None:
         self._settings = settings
+        self._answers = answers
         self._connection: Connection | None = None
-        self._inbox = ""
-        self._numbers = itertools.count()
-        self._answers: dict[str, asyncio.Future[bytes]] = {}
         self._taken: list[str] = []
 
     async def use(self, connection: Connection) -> None:
         """Publish and acknowledge on a new connection from now on."""
         self._connection = connection
-        self._inbox = connection.client.new_inbox()
         self._taken.clear()
-        with contextlib.suppress(nats_errors.Error):  # lost: its owner sees that
-            await connection.client.subscribe(f"{self._inbox}.*")
+        await self._answers.use(connection)
 
     async def make(self, connection: Connection, route: str, prefetch: int) -> None:
         """Make sure that a route has its mailbox, and that it hands on what it has.
@@ -119,13 +110,6 @@ class Mailboxes:
         if self._connection is not None:
             self._connection.wire.send(pub_cmd(reply, "", GIVE_BACK))
 
-    def answer(self, subject: str, data: bytes) -> bool:
-        """Take an acknowledgement of `publish`; False if it is none."""
-        future = self._answers.get(subject)
-        if future is not None and not future.done():
-            future.set_result(data)
-        return future is not None or subject.startswith(f"{self._inbox}.")
-
     async def publish(self, connection: Connection, subject: str, body: bytes) -> None:
         """Send, and wait until the mailbox has it.
 
@@ -135,25 +119,11 @@ class Mailboxes:
         Raises:
             ChannelBroken: It is not known to be kept; it may be.
         """
-        reply = f"{self._inbox}.{next(self._numbers)}"
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._answers[reply] = answer
         try:
-            connection.wire.send(pub_cmd(subject, reply, body))
-            either: set[asyncio.Future[Any]] = {answer, connection.lost}
-            await asyncio.wait(
-                either,
-                timeout=ANSWER_LIMIT,
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-        finally:
-            del self._answers[reply]
-        if not answer.done():
-            if connection.lost.done():
-                words, error = connection.cause()
-                raise ChannelBroken(f"the NATS link was lost: {words}") from error
-            raise ChannelBroken(f"the mailbox of {subject} did not answer in time")
-        words = _error_in(answer.result())
+            answer = await self._answers.ask(connection, subject, body)
+        except SecurityError as error:
+            raise ChannelBroken(str(error)) from error
+        words = _error_in(answer)
         if words:
             raise ChannelBroken(f"the mailbox of {subject} refuses: {words}")
 

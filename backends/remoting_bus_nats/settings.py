@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from nats.aio.client import RawCredentials
 
+from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
 from remoting_bus.bus.urls import parse_url
 from remoting_bus.errors import ConnectionFailed
 
@@ -79,8 +80,9 @@ class Settings:
         name: How the server's monitoring shows this connection.
         mailbox_bytes: The size of a namespace's mailboxes together.
         mailbox_age: Seconds a mailbox keeps a message.
-        storage: Where mailboxes live on the server.
-        replicas: On how many servers mailboxes live.
+        storage: Where mailboxes and logs live on the server.
+        replicas: On how many servers they live.
+        retention: What logs keep.
     """
 
     hosts: tuple[Host, ...]
@@ -100,6 +102,7 @@ class Settings:
     mailbox_age: float = MAILBOX_AGE
     storage: Literal["file", "memory"] = "file"
     replicas: int = 1
+    retention: Retention = field(default_factory=Retention)
 
     @property
     def reads_files(self) -> bool:
@@ -228,9 +231,11 @@ def parse(url: str) -> Settings:
         raise ValueError(
             "a NATS URL has no path: nats://host:port,host:port?option=value"
         )
-    parts.check_options(_OPTIONS)
-    found: dict[str, Any] = {}
+    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
+    found: dict[str, Any] = {"retention": retention_of(parts)}
     for name, value in parts.options.items():
+        if name in LOG_OPTIONS:
+            continue
         convert, wanted = _OPTIONS[name]
         try:
             found[name] = convert(value)

@@ -7,17 +7,22 @@ hands them on to a fixed subject, so that every reader of the address gets a cop
 stream per peer was tried: the server sets its bytes aside at once, used or not, and
 streams of names that never return stay.)
 
+In both, a durable log is a stream of its own that takes up `rbl.{namespace}.{log}.{key}`.
+
 A server can enforce who writes as whom: allow a peer `a` to publish to `rb.ns.*.*.a`
-and to subscribe to `rb.ns.a.>` (and `rbm.ns.a.>` with mailboxes). `names` allows nothing
+and to subscribe to `rb.ns.a.>` (and `rbm.ns.a.>` with mailboxes); with logs, to publish to
+`rbl.ns.*.a` and `$JS.API.STREAM.INFO.>`, and to subscribe to its inbox. `names` allows nothing
 that would need escaping here.
 """
 
 from __future__ import annotations
 
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 
 __all__ = [
     "LANE_TOKENS",
+    "log_stream",
+    "log_subject",
     "mail_subject",
     "mailbox_name",
     "publish_subject",
@@ -79,3 +84,16 @@ def mailbox_name(route: str) -> str:
     """
     _, _, name, lane = route.split(".")
     return f"{name}={lane}"
+
+
+def log_stream(log: LogName) -> str:
+    """The stream that is a log."""
+    return f"rb={log.namespace}={log.name}"
+
+
+def log_subject(log: LogName, key: str) -> str:
+    """Where a record is published; "*" as the key is what the stream takes up.
+
+    Outside `rb.`, which mailboxes take up.
+    """
+    return f"rbl.{log.namespace}.{log.name}.{key}"

@@ -331,8 +331,8 @@ class Wire(Transport, asyncio.Protocol):
                     return
 
 
-Take = Callable[[str, str, bytes], bool]
-"""Subject, reply subject and body of a message; True if it was for the driver."""
+Take = Callable[[str, str, bytes, dict[str, str] | None], bool]
+"""Subject, reply subject, body and headers of a message; True if it was the driver's."""
 
 
 class Client(NatsClient):
@@ -350,8 +350,14 @@ class Client(NatsClient):
         self.msg_class = cast(type[Msg], self._offer)
 
     def _offer(
-        self, *, subject: str, reply: str, data: bytes, **rest: Any
+        self,
+        *,
+        subject: str,
+        reply: str,
+        data: bytes,
+        headers: dict[str, str] | None,
+        **rest: Any,
     ) -> Msg | None:
-        if self._take(subject, reply, data):
+        if self._take(subject, reply, data, headers):
             return None
-        return Msg(subject=subject, reply=reply, data=data, **rest)
+        return Msg(subject=subject, reply=reply, data=data, headers=headers, **rest)

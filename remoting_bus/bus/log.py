@@ -112,7 +112,8 @@ class LogReader(AsyncIterator[Record], ABC):
         Raises:
             ChannelClosed: The bus was closed, or `read` was left.
             ChannelBroken: The connection is gone for good.
-            Unsupported: The broker has no log any more.
+            RemotingError: As `Bus.read` raises, where the log went and cannot be had
+                again.
         """
 
     def passed(self, position: int) -> bool:

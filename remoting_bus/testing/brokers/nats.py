@@ -34,6 +34,7 @@ class LocalNats(LocalBroker):
         token: Instead of user and password.
         tls: A folder for which TLS is set up with `ca.pem`, `cert.pem` and `key.pem` in
             it (made with trustme, say); the URLs begin with `tls://` and name the CA.
+        jetstream: Whether it keeps streams.
         config: More lines for each node's configuration file.
     """
 
@@ -45,6 +46,7 @@ class LocalNats(LocalBroker):
         password: str | None = None,
         token: str | None = None,
         tls: Path | None = None,
+        jetstream: bool = True,
         config: str = "",
     ) -> None:
         super().__init__(nodes=nodes)
@@ -52,6 +54,7 @@ class LocalNats(LocalBroker):
         self._password = password
         self._token = token
         self._tls = tls
+        self._jetstream = jetstream
         self._config = config
         self._http: list[int] = []
         self._routes: list[int] = []
@@ -74,9 +77,12 @@ class LocalNats(LocalBroker):
             "host: 127.0.0.1",
             f"port: {node.port}",
             f"http: 127.0.0.1:{self._http[node.number]}",
-            f'jetstream {{ store_dir: "{node.folder}/js"',
-            "  max_mem: 64MB, max_file: 1GB }",
         ]
+        if self._jetstream:
+            lines += [
+                f'jetstream {{ store_dir: "{node.folder}/js"',
+                "  max_mem: 64MB, max_file: 1GB }",
+            ]
         if self._count > 1:
             routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._routes)
             # Without advertising, clients stay behind the proxies they know.
