@@ -19,6 +19,7 @@ from collections.abc import (
     Sequence,
 )
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from types import TracebackType
 from typing import Literal, TypeVar
 
@@ -35,6 +36,7 @@ from remoting_bus._loop import (
     current_loop,
 )
 from remoting_bus.bus.backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+from remoting_bus.bus.log import LogReader, LogStart
 from remoting_bus.bus.opening import backend_for, normalise, split_option
 from remoting_bus.errors import (
     ChannelBroken,
@@ -42,11 +44,12 @@ from remoting_bus.errors import (
     ConnectionFailed,
     LocalProtocolError,
 )
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 from remoting_bus.protocol.crossing import Batch
 
 from .entry import Entry
 from .line import Line
+from .logs import AcrossLoops
 from .port import TAG_BYTES, BulkPort
 
 __all__ = ["BULK_LANES", "CALL_LANES", "Pair", "open_bus"]
@@ -153,7 +156,7 @@ class Pair(Bus):
                 bulk = self._bulk_life(tasks)
             self._bulk = await stack.enter_async_context(bulk)
             smaller = min(bus.limits.max_bytes, self._bulk.bus.limits.max_bytes)
-            self.limits = _with_max_bytes(bus.limits, smaller)
+            self.limits = replace(bus.limits, max_bytes=smaller)
             tasks.start_soon(
                 _watch_link, bus, self.line, tasks, "calls", name="link of calls"
             )
@@ -347,22 +350,32 @@ class Pair(Bus):
         """Return the states of the connection of calls."""
         return self._plain().link_events()
 
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """Append on the connection of bulk; see `Bus.append`."""
+        await self._log_side().append(log, key, body)
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """Read a log on the connection of bulk; see `Bus.read`."""
+        return self._log_side().read(log, start)
+
+    async def delete_log(self, log: LogName) -> None:
+        """Delete a log; see `Bus.delete_log`."""
+        await self._log_side().delete_log(log)
+
+    def _log_side(self) -> Bus | AcrossLoops:
+        self.check()
+        bulk = self._bulk
+        assert bulk is not None
+        if self.loops == 1:
+            return bulk.bus
+        return AcrossLoops(self._loop, bulk.tasks, bulk.bus, self.watch)
+
     def _plain(self) -> Bus:
         self.check()
         assert self._bus is not None
         return self._bus
-
-
-def _with_max_bytes(limits: BusLimits, max_bytes: int) -> BusLimits:
-    return BusLimits(
-        max_bytes=max_bytes,
-        ordered=limits.ordered,
-        native_expiry=limits.native_expiry,
-        tells_no_route=limits.tells_no_route,
-        keeps_while_away=limits.keeps_while_away,
-        publishes_under_way=limits.publishes_under_way,
-        one_loop=limits.one_loop,
-    )
 
 
 async def _watch_link(
