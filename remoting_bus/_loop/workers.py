@@ -14,7 +14,8 @@ import queue
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import anyio
@@ -111,11 +112,15 @@ class WorkerThreads:
     Args:
         tasks: Of the life that owns them; on trio each thread is borrowed by a task.
         limit: Of threads.
+
+    Attributes:
+        threads: How many there are.
+        held: How many of them run what nobody waits for any more.
     """
 
     def __init__(self, tasks: Tasks, limit: int = MAX_THREADS) -> None:
         self._tasks = tasks
-        self._limit = limit
+        self.limit = limit
         self._loop = current_loop()
         self._token = anyio.lowlevel.current_token()
         self._jobs: deque[Job[Any]] = deque()  # bounded by the calls in execution
@@ -127,6 +132,16 @@ class WorkerThreads:
         self._telling = False
         self._closed = False
         self.threads = 0
+        self.held = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Count a thread as lost while entered: its function was told to end."""
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
 
     def submit(
         self,
@@ -168,7 +183,7 @@ class WorkerThreads:
                 self._waking = True
                 self._wakes.put(True)
                 return
-            if self.threads >= self._limit:
+            if self.threads >= self.limit:
                 return
             self._waking = True
             self.threads += 1

@@ -2,8 +2,9 @@
 
 A function in a thread cannot be stopped from outside. Its call's cancel is seen by
 `checkpoint` and by `anyio.from_thread`, and its worker stays with it until it has ended,
-so that what became of the work is known and the number of running calls is true. It must
-not know how calls are answered.
+so that what became of the work is known. Meanwhile other calls have its place, except
+those that need a thread: where such functions hold all of them, these are refused. It
+must not know how calls are answered.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import anyio
 
 from remoting_bus._loop import Job, current_loop
 from remoting_bus.channel.streams import SendStream
-from remoting_bus.errors import CallCancelled
-from remoting_bus.protocol.calls import IncomingCall
+from remoting_bus.errors import CallCancelled, Overloaded
+from remoting_bus.protocol.calls import IncomingCall, RefusalCode
 from remoting_bus.protocol.codec import EncodeError
 from remoting_bus.protocol.ends import MAX_PIECE, Outlet
 
@@ -55,11 +56,16 @@ def _submit(
 ) -> tuple[Job[Any], anyio.CancelScope]:
     context = CURRENT.get()
     assert context is not None
+    threads = link.node.threads
+    if threads.held >= threads.limit:
+        message = _all_held(link, threads.limit)
+        link.refused(call, RefusalCode.OVERLOADED, message)
+        raise Overloaded(message)
     context.runs_beside()
     scope = anyio.CancelScope()
     if call.cancelled is not None:
         scope.cancel()
-    job = link.node.threads.submit(function, scope=scope)
+    job = threads.submit(function, scope=scope)
     call.on_cancel = scope.cancel
     return job, scope
 
@@ -69,7 +75,21 @@ async def _wait_out(link: Link, call: IncomingCall, job: Job[Any]) -> Any:
     if job.withdraw():
         link.cancelled_done(call, ran=False, message="it was never started")
         raise CallCancelled("it was never started")
-    return await job.wait()
+    with link.node.pool.linger(call), link.node.threads.hold():
+        return await job.wait()
+
+
+def _all_held(link: Link, limit: int) -> str:
+    names = sorted(set(link.node.pool.lingering))[:_SHOWN]
+    which = f" ({', '.join(names)})" if names else ""
+    return (
+        f"all {limit} threads here are held by functions that were cancelled and go "
+        f"on{which}; a function that may take long should call rb.checkpoint()"
+    )
+
+
+_SHOWN = 5
+"""Names of functions that the refusal shows."""
 
 
 async def items_of(generator: AsyncGenerator[Any, None], outlet: Outlet) -> None:

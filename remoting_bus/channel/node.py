@@ -499,6 +499,7 @@ class Node:
             "links": len(self._of),
             "calls_running": self.pool.running,
             "calls_waiting": self.pool.waiting,
+            "calls_lingering": len(self.pool.lingering),
             "workers": self.pool.workers,
             "dropped": self.endpoint.dropped,
         }

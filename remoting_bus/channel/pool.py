@@ -13,7 +13,8 @@ import contextvars
 import logging
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
@@ -94,6 +95,7 @@ class Pool(Generic[L]):
         self._at_rest: anyio.Event | None = None
         self.workers = 0
         self.running = 0
+        self.lingering: list[str] = []  # as many as there are threads
 
     @property
     def waiting(self) -> int:
@@ -101,11 +103,31 @@ class Pool(Generic[L]):
         return len(self._queue)
 
     async def wait_idle(self) -> None:
-        """Wait until no call runs or waits."""
-        while self.running or self._queue:
+        """Wait until no call runs, waits, or lingers."""
+        while not self._rests:
             if self._at_rest is None:
                 self._at_rest = anyio.Event()
             await self._at_rest.wait()
+
+    @property
+    def _rests(self) -> bool:
+        return not (self.running or self._queue or self.lingering)
+
+    @contextmanager
+    def linger(self, call: IncomingCall) -> Iterator[None]:
+        """Give the place of a call away that was cancelled and does not end.
+
+        Its worker stays with it. Whoever uses this bounds how many do.
+        """
+        self.running -= 1
+        self.lingering.append(call.name)
+        if self._queue:
+            self._call_worker()
+        try:
+            yield
+        finally:
+            self.lingering.remove(call.name)
+            self.running += 1
 
     def submit(self, link: L, call: IncomingCall) -> None:
         """Run `call` as soon as a worker is free, or refuse it."""
@@ -114,7 +136,7 @@ class Pool(Generic[L]):
             link.refused(
                 call,
                 RefusalCode.OVERLOADED,
-                f"{self.running} calls run and {len(self._queue)} wait; the limits are "
+                f"as many calls run and wait here as may: the limits are "
                 f"workers={self._limit} and waiting={self._waiting}",
             )
             return
@@ -138,7 +160,7 @@ class Pool(Generic[L]):
         if self._idle:
             self._coming = True
             self._idle.pop().set()
-        elif self.workers < self._limit:
+        elif self.workers - len(self.lingering) < self._limit:
             self._coming = True
             self.workers += 1
             self._tasks.start_soon(self._work, name="call worker")
@@ -190,7 +212,7 @@ class Pool(Generic[L]):
             )
         finally:
             self.running -= 1
-            if self._at_rest is not None and not (self.running or self._queue):
+            if self._at_rest is not None and self._rests:
                 self._at_rest.set()
                 self._at_rest = None
             call.on_cancel = None

@@ -131,7 +131,47 @@ async def test_one_too_many_is_refused() -> None:
         for number in range(4):
             pool.submit(desk, a_call(number))
         assert [code for code, _ in desk.refusals] == [RefusalCode.OVERLOADED]
-        assert "workers=2 and waiting=1" in desk.refusals[0][1]
+        assert desk.refusals[0][1] == (
+            "as many calls run and wait here as may: the limits are workers=2 and "
+            "waiting=1"
+        )
+
+
+async def test_a_call_that_lingers_gives_its_place_away() -> None:
+    """Others run as if it were not there; the pool is idle when it has ended."""
+    lingers, go_on = anyio.Event(), anyio.Event()
+    made: list[Pool[Desk]] = []
+
+    async def serve(desk: Desk, call: IncomingCall) -> None:
+        if call.number == 0:
+            with made[0].linger(call):
+                lingers.set()
+                await go_on.wait()
+        call.ended = True
+
+    desk = Desk()
+    async with pool_of(serve, workers=1, waiting=1) as pool:
+        made.append(pool)
+        pool.submit(desk, a_call(0))
+        await lingers.wait()
+        others = [a_call(number) for number in (1, 2)]
+        for call in others:
+            pool.submit(desk, call)
+        await anyio.wait_all_tasks_blocked()
+        assert [call.ended for call in others] == [True, True]
+        assert (pool.running, pool.lingering, desk.refusals) == (0, ["f"], [])
+        idle = anyio.Event()
+
+        async def wait_idle() -> None:
+            await pool.wait_idle()
+            idle.set()
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(wait_idle)
+            await anyio.wait_all_tasks_blocked()
+            assert not idle.is_set()
+            go_on.set()
+        assert (pool.running, pool.lingering) == (0, [])
 
 
 async def test_a_cancel_stops_the_handler_and_no_other() -> None:

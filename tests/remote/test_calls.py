@@ -17,6 +17,7 @@ import anyio.from_thread
 import pytest
 
 import remoting_bus as rb
+from remoting_bus._loop.workers import MAX_THREADS
 
 pytestmark = pytest.mark.anyio
 
@@ -376,6 +377,44 @@ async def test_a_call_ends_at_its_deadline_whatever_runs() -> None:
             assert caught.value.executed == "unknown"
         go_on.set()
         assert await channel.call(echo, 1) == 1
+
+
+async def test_functions_that_never_return_hold_up_no_others() -> None:
+    """Their callers have left: other calls run, those for a thread are refused."""
+    all_began, go_on = anyio.Event(), threading.Event()
+    began: list[None] = []
+
+    def note() -> None:
+        began.append(None)
+        if len(began) == MAX_THREADS:
+            all_began.set()
+
+    def never() -> None:
+        anyio.from_thread.run_sync(note)
+        assert go_on.wait(60)
+
+    async with between(never, echo, in_thread, in_loop) as channel:
+        try:
+            async with anyio.create_task_group() as callers:
+                for _ in range(MAX_THREADS + 6):
+                    callers.start_soon(channel.call, never)
+                await all_began.wait()
+                callers.cancel_scope.cancel()
+            for number in range(1_500):  # more than may run and wait
+                assert await channel.call(echo, number) == number
+            assert await channel.call(in_loop, 1) == 2
+            for _ in range(2):
+                with pytest.raises(rb.Overloaded, match=r"all 64 threads .*\(never\)"):
+                    await channel.call(in_thread, 1)
+            assert len(began) == MAX_THREADS
+        finally:
+            go_on.set()
+        while True:  # until one of them has ended
+            try:
+                assert await channel.call(in_thread, 1) == 2
+            except rb.Overloaded:
+                continue
+            break
 
 
 async def test_a_call_to_a_peer_that_is_not_there_times_out_unrun() -> None:
