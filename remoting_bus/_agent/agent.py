@@ -7,6 +7,7 @@ must not know `_master`.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import (
     AsyncGenerator,
@@ -21,7 +22,7 @@ from typing import Any, ClassVar, Self, TypeVar, overload
 import anyio
 import anyio.abc
 
-from remoting_bus._loop import Tasks
+from remoting_bus._loop import Tasks, before_termination
 from remoting_bus._remote.dispatch import Dispatcher
 from remoting_bus._remote.fleet import HOME, MAX_LABEL_LENGTH, MAX_LABELS, ROLE
 from remoting_bus._remote.join import JoinToken
@@ -30,16 +31,20 @@ from remoting_bus._remote.registry import Registry, command
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair
-from remoting_bus.errors import RemotingError
+from remoting_bus.errors import ChannelClosed, RemotingError
 
 from .home import Home
 
-__all__ = ["OFFERS", "Agent"]
+__all__ = ["OFFERS", "PATIENCE", "Agent"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 OFFERS = frozenset({"commands", "files", "processes"})
 """All that an agent can offer: its commands, its files, and starting processes."""
+
+PATIENCE = 30.0
+"""Seconds that running calls have after SIGTERM; less than the 90 s after which systemd,
+and the most that Kubernetes' users set, kill."""
 
 
 class Agent(Program):
@@ -67,6 +72,8 @@ class Agent(Program):
             shorter of both sides' counts.
         heartbeat: Seconds of silence after which a peer is asked; the longer counts. It
             is suspended after four of them.
+        patience: Seconds that running calls have after a SIGTERM, where `run` runs the
+            program. Then they are cancelled.
     """
 
     _kind: ClassVar[str] = "agent"
@@ -87,6 +94,7 @@ class Agent(Program):
         waiting: int = 1000,
         grace: float = 300.0,
         heartbeat: float = 5.0,
+        patience: float = PATIENCE,
     ) -> None:
         bus, fleet = _place(url, join, namespace)
         super().__init__(bus, name=name, namespace=fleet, timeout=timeout)
@@ -101,6 +109,7 @@ class Agent(Program):
         self._waiting = waiting
         self._grace = grace
         self._heartbeat = heartbeat
+        self._patience = patience
         self._registry = Registry()
         self._registry.add_all(commands)
         self._register_own()
@@ -162,7 +171,7 @@ class Agent(Program):
     async def serve(
         self, *, task_status: anyio.abc.TaskStatus[None] = anyio.TASK_STATUS_IGNORED
     ) -> None:
-        """Serve until cancelled, or drained.
+        """Serve until cancelled, or drained; a SIGTERM drains it where `run` runs it.
 
         `await tg.start(agent.serve)` returns once it has joined a master.
 
@@ -274,9 +283,17 @@ class Agent(Program):
         node.watch_links(home.changed)
         tasks.start_soon(self._keep_home, home)
         try:
-            yield
+            with before_termination(self._terminate):
+                yield
         finally:
             self._home = None
+
+    async def _terminate(self) -> bool:
+        if self._joined is None or not self._joined.is_set():
+            return False  # there is nothing to drain, and who entered it still waits
+        with contextlib.suppress(ChannelClosed):  # it was left meanwhile
+            await self.drain(self._patience)
+        return True
 
     def _is_home(self, link: Link) -> None:
         assert self._joined is not None

@@ -1,7 +1,6 @@
 """`remoting-bus agent`: an agent as a program of its own.
 
-Owns what its signals mean: SIGTERM drains it, the same again or SIGINT ends it at once.
-A second program that takes its name ends it with exit status 3, so that a supervisor can
+SIGTERM drains it, as `run` does with agents. A second program that takes its name ends it with exit status 3, so that a supervisor can
 be told not to start it again. It must not know how an agent serves.
 """
 
@@ -9,18 +8,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
-import anyio
 from cyclopts import Parameter
 
 from remoting_bus._agent import Agent
-from remoting_bus._agent.agent import OFFERS
+from remoting_bus._agent.agent import OFFERS, PATIENCE
 from remoting_bus._loop import run
 
 from .failures import Wrong
@@ -28,10 +24,6 @@ from .output import Output
 from .places import Place, find
 
 __all__ = ["agent"]
-
-PATIENCE = 30.0
-"""Seconds that running calls have after SIGTERM; less than the 90 s after which systemd,
-and the most that Kubernetes' users set, kill."""
 
 
 def agent(
@@ -81,8 +73,9 @@ def agent(
         timeout=timeout,
         grace=grace,
         heartbeat=heartbeat,
+        patience=patience,
     )
-    run(_serve, made, patience, Output(as_json=as_json))
+    run(_serve, made, Output(as_json=as_json))
 
 
 def _place(url: str | None, join: str | None, namespace: str | None) -> Place:
@@ -91,37 +84,11 @@ def _place(url: str | None, join: str | None, namespace: str | None) -> Place:
     return find(join or url, namespace)
 
 
-async def _serve(made: Agent, patience: float, output: Output) -> None:
-    joined = anyio.Event()
-    async with anyio.create_task_group() as group:
-        with anyio.open_signal_receiver(signal.SIGTERM) as signals:
-            scope = group.cancel_scope
-            group.start_soon(_obey, signals, made, joined, patience, scope)
-            async with made:
-                joined.set()
-                _tell("joined", made, output)
-                await made.wait_ended()
-            scope.cancel()
-    if joined.is_set():
-        _tell("left", made, output)
-
-
-async def _obey(
-    signals: AsyncIterator[signal.Signals],
-    made: Agent,
-    joined: anyio.Event,
-    patience: float,
-    scope: anyio.CancelScope,
-) -> None:
-    """Drain on the first SIGTERM, once joined; end at once on the second."""
-    draining = False
-    async with anyio.create_task_group() as group:
-        async for _ in signals:
-            if draining or not joined.is_set():
-                scope.cancel()
-                return
-            draining = True
-            group.start_soon(made.drain, patience)
+async def _serve(made: Agent, output: Output) -> None:
+    async with made:
+        _tell("joined", made, output)
+        await made.wait_ended()
+    _tell("left", made, output)
 
 
 def _tell(what: str, made: Agent, output: Output) -> None:

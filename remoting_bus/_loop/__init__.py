@@ -12,7 +12,7 @@ from .clock import clock
 from .crossing import Crossing, Merging
 from .loops import Loop, Signal, Timer, current_loop
 from .owner import Errand, IoThread, Supervisor, Tasks
-from .program import run
+from .program import before_termination, run
 from .workers import Job, WorkerThreads
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Tasks",
     "Timer",
     "WorkerThreads",
+    "before_termination",
     "clock",
     "current_loop",
     "run",
