@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import deque
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from nats.protocol.command import pub_cmd
 
-from remoting_bus.bus.log import LogReader, LogStart, Record
+from remoting_bus.bus.ahead import AheadReader
+from remoting_bus.bus.log import LogStart, Record
 from remoting_bus.errors import ChannelBroken
 from remoting_bus.names import LogName
 from remoting_bus_nats import topology
@@ -54,12 +54,6 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 FIRST = 1
 """The sequence of a stream's first record."""
-
-
-class _Anew(NamedTuple):
-    """Stands among the records where another log begins."""
-
-    first: int
 
 
 class Source:
@@ -102,7 +96,7 @@ class Source:
         self._reader.look()
 
 
-class NatsReader(LogReader):
+class NatsReader(AheadReader):
     """One reader's place, and what it has ahead."""
 
     def __init__(self, log: LogName, start: LogStart, link: Link, logs: Logs) -> None:
@@ -111,13 +105,8 @@ class NatsReader(LogReader):
         self._start = start
         self._link = link
         self._logs = logs
-        self._records: deque[Record | _Anew] = deque()
-        self._bytes = 0
-        self._next: int | None = None
         self._created = ""
-        self._end: Exception | None = None
         self._task: asyncio.Task[None] | None = None
-        self._arrival: asyncio.Future[None] | None = None
         self._look = asyncio.Event()
         self._begun = asyncio.Event()
 
@@ -134,60 +123,34 @@ class NatsReader(LogReader):
                 break
         self._task = asyncio.create_task(self._keep(), name=f"log {self._log}")
         await self._begun.wait()
-        if self._end is not None:
-            raise self._end
+        if self.ended is not None:
+            raise self.ended
 
     def end(self, error: Exception) -> None:
         """Give out nothing more."""
-        self._end = self._end or error
-        self._records.clear()
+        super().end(error)
         if self._task is not None:
             self._task.cancel()
         self._begun.set()
-        self._wake()
 
-    async def __anext__(self) -> Record:
-        while True:
-            while self._records:
-                record = self._records.popleft()
-                if isinstance(record, _Anew):
-                    self.begin_again(record.first)
-                    continue
-                self._bytes -= len(record.body)
-                if self._has_room:
-                    self._look.set()
-                if self.passed(record.position):
-                    return record
-            if self._end is not None:
-                raise self._end
-            self._arrival = asyncio.get_running_loop().create_future()
-            try:
-                await self._arrival
-            finally:
-                self._arrival = None
-
-    def put(self, record: Record) -> None:
+    def put(self, record: Record) -> bool:
         """Take a record from a source."""
-        if self._next is not None and record.position < self._next:
-            return
-        self._next = record.position + 1
-        self._records.append(record)
-        self._bytes += len(record.body)
-        self._wake()
-        if self._has_room:
-            self._look.set()
+        taken = super().put(record)
+        self.look()
+        return taken
+
+    def taken(self, record: Record) -> None:
+        """Ask for more when half is read."""
+        self.look()
 
     def look(self) -> None:
         """Something has changed: there may be more to ask for."""
-        self._look.set()
+        if self._has_room:
+            self._look.set()
 
     @property
     def _has_room(self) -> bool:
-        return len(self._records) <= AHEAD // 2 and self._bytes <= AHEAD_BYTES // 2
-
-    def _wake(self) -> None:
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        return self.ahead <= AHEAD // 2 and self.ahead_bytes <= AHEAD_BYTES // 2
 
     def _place(self, info: dict[str, Any]) -> None:
         """Find where to go on in the log that is there now."""
@@ -196,24 +159,22 @@ class NatsReader(LogReader):
         end = state["last_seq"] + 1
         another = self._created not in ("", info["created"])
         self._created = info["created"]
-        if another or (self._next is not None and self._next > end):
-            self._next = first
-            self._records.append(_Anew(first))
-            self._wake()
+        if another or (self.wanted is not None and self.wanted > end):
+            self.anew(first)
             return
-        if self._next is not None or isinstance(self._start, datetime):
+        if self.wanted is not None or isinstance(self._start, datetime):
             return
         match self._start:
             case "first":
-                self._next = first
+                self.wanted = first
             case "next":
-                self._next = end
+                self.wanted = end
             case position:
-                self._next = max(position, FIRST)
-                if self._next > end:
-                    self._next = first
+                self.wanted = max(position, FIRST)
+                if self.wanted > end:
+                    self.wanted = first
                     self.restarted = 1
-        self.position = self._next
+        self.position = self.wanted
 
     async def _keep(self) -> None:
         """Read on, whatever happens to connections and consumers."""
@@ -247,10 +208,10 @@ class NatsReader(LogReader):
                 connection.wire.send(pub_cmd(subject, "", b""))
 
     def _policy(self) -> dict[str, Any]:
-        if self._next is not None:
+        if self.wanted is not None:
             return {
                 "deliver_policy": "by_start_sequence",
-                "opt_start_seq": self._next,
+                "opt_start_seq": self.wanted,
             }
         assert isinstance(self._start, datetime)
         time = self._start.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -266,10 +227,10 @@ class NatsReader(LogReader):
         largest = connection.client.max_payload + OVERHEAD
         while not (connection.lost.done() or source.over.done()):
             if not source.asked and self._has_room:
-                count = AHEAD - len(self._records)
+                count = AHEAD - self.ahead
                 request = {
                     "batch": count,
-                    "max_bytes": max(AHEAD_BYTES - self._bytes, largest),
+                    "max_bytes": max(AHEAD_BYTES - self.ahead_bytes, largest),
                     "expires": int(EXPIRES * 1e9),
                     "idle_heartbeat": int(BEAT * 1e9),
                 }

@@ -182,8 +182,10 @@ def retention_of(url: BusUrl) -> Retention:
 
 def differs(log: LogName, kept: Retention) -> str:
     """Return the "note" of a log that keeps other than the URL says: for drivers."""
+    size = f"{kept.max_bytes} bytes" if kept.max_bytes > 0 else "any number of bytes"
+    age = f"{kept.max_age} s" if kept.max_age > 0 else "records of any age"
     return (
-        f"the log {log} is there with another retention: it keeps {kept.max_bytes} "
-        f"bytes and {kept.max_age} s, and is used as it is. Whoever made it decided; "
-        "delete it to have it made anew, or change it at the broker"
+        f"the log {log} is there with another retention: it keeps {size} and {age}, and "
+        "is used as it is. Whoever made it decided; delete it to have it made anew, or "
+        "change it at the broker"
     )

@@ -124,7 +124,7 @@ async def test_a_slow_reader_has_a_bounded_number_ahead(own: LocalNats) -> None:
         assert (await anext(reader)).position == 1
         for number in range(1, 2001):
             await bus.append(LOG, "key", b"%d " % number + bytes(4000))
-            assert len(reader._records) <= AHEAD
+            assert reader.ahead <= AHEAD
         came = []
         while b"2000" not in came:
             came += [(await bodies(reader, 1))[0].split(b" ")[0]]
