@@ -21,7 +21,7 @@ import hypothesis
 import psutil
 import pytest
 
-from remoting_bus.testing.brokers import LocalKafka
+from remoting_bus.testing.brokers import LocalKafka, LocalRabbitMQ
 
 CI = os.environ.get("CI", "").lower() == "true"
 
@@ -145,6 +145,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def shared_kafka() -> Iterator[LocalKafka]:
     """One Kafka broker for the whole run, as a JVM costs seconds; not to be harmed."""
     with LocalKafka() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def shared_rabbitmq() -> Iterator[LocalRabbitMQ]:
+    """One RabbitMQ node for the whole run, as it starts for seconds; not to be harmed."""
+    with LocalRabbitMQ() as running:
         yield running
 
 

@@ -27,7 +27,13 @@ BROKERS = [
     pytest.param(("embedded", "asyncio"), marks=pytest.mark.broker("nats")),
     pytest.param(("kafka", "asyncio"), marks=pytest.mark.broker("kafka")),
     pytest.param(("kafka-topic", "asyncio"), marks=pytest.mark.broker("kafka")),
+    pytest.param(("amqp", "asyncio"), marks=pytest.mark.broker("amqp")),
+    pytest.param(("amqp-quorum", "asyncio"), marks=pytest.mark.broker("amqp")),
+    pytest.param(("amqp-priority", "asyncio"), marks=pytest.mark.broker("amqp")),
 ]
+MAILBOX_AGE = 60
+"""Seconds that RabbitMQ keeps a mailbox that no test reads any more."""
+
 MAILBOX_BYTES = 8 * 1024 * 1024
 """Of each namespace, and each test has one: the server sets them aside at once."""
 
@@ -52,7 +58,16 @@ def id_of(value: object) -> str:
     return "-".join(value) if isinstance(value, tuple) else str(value)
 
 
-shared = on("memory", "nats", "jetstream", "kafka", "kafka-topic")
+shared = on(
+    "memory",
+    "nats",
+    "jetstream",
+    "kafka",
+    "kafka-topic",
+    "amqp",
+    "amqp-quorum",
+    "amqp-priority",
+)
 """Marks a test whose bus outlives its master: an embedded one does not."""
 
 between_processes = on("nats")
@@ -80,6 +95,12 @@ class Brokers:
                 return f"{self.kafka().urls[0]}?partitions={PARTITIONS}"
             case "kafka-topic":
                 return f"{self.kafka().urls[0]}?topology=topic"
+            case "amqp":
+                return self.rabbitmq().urls[0]
+            case "amqp-quorum" | "amqp-priority":
+                topology = bus.removeprefix("amqp-")
+                options = f"topology={topology}&mailbox_age={MAILBOX_AGE}"
+                return f"{self.rabbitmq().urls[0]}?{options}"
             case _:
                 raise LookupError(bus)
 
@@ -92,6 +113,11 @@ class Brokers:
     def kafka(self) -> LocalKafka:
         """Return the one that all tests of a run share; it is not to be harmed."""
         running: LocalKafka = self._request.getfixturevalue("shared_kafka")
+        return running
+
+    def rabbitmq(self) -> LocalRabbitMQ:
+        """Return the one that tests share; it is not to be harmed."""
+        running: LocalRabbitMQ = self._request.getfixturevalue("shared_rabbitmq")
         return running
 
     def close(self) -> None:
