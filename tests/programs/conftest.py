@@ -16,7 +16,7 @@ import pytest
 
 from remoting_bus._agent import Agent
 from remoting_bus._master import Master
-from remoting_bus.testing.brokers import LocalKafka, LocalNats
+from remoting_bus.testing.brokers import LocalKafka, LocalNats, LocalRabbitMQ
 
 pytestmark = pytest.mark.anyio
 
