@@ -133,9 +133,7 @@ class Settings:
         if self.nkey is not None:
             options["nkeys_seed_str"] = _secret_file("nkey", self.nkey)
         if self.creds is not None:
-            options["user_credentials"] = RawCredentials(
-                _secret_file("creds", self.creds)
-            )
+            options["user_credentials"] = RawCredentials(_creds_file(self.creds))
         if self.tls:
             options["tls"] = self._tls_context()
         if self.tls_hostname is not None:
@@ -164,6 +162,17 @@ def _secret_file(what: str, path: str) -> str:
         return Path(path).read_text(encoding="ascii")
     except (OSError, ValueError) as error:
         raise ConnectionFailed(f"the {what} file {path!r}: {error}") from error
+
+
+def _creds_file(path: str) -> str:
+    text = _secret_file("creds", path)
+    for part in ("BEGIN NATS USER JWT", "BEGIN USER NKEY SEED"):
+        if part not in text:  # what the client says of that helps nobody
+            raise ConnectionFailed(
+                f"the creds file {path!r} has no {part!r}: it is to hold a user's JWT and "
+                "seed, as `nsc generate creds` writes them"
+            )
+    return text
 
 
 def _seconds(value: str) -> float:

@@ -19,30 +19,36 @@ class Clocks:
 
     Attributes:
         minimum: The smallest difference (ours minus theirs) seen, in seconds.
-        sure: The sum of both sides' minimums is a believable round trip.
+        sure: The sum of both sides' minimums was a believable round trip when they were
+            compared.
     """
 
-    __slots__ = ("minimum", "sure")
+    __slots__ = ("_newest", "minimum", "sure")
 
     def __init__(self) -> None:
         self.minimum: float | None = None
         self.sure = False
+        self._newest = 0.0
 
     def observe(self, theirs: float, now: float) -> None:
         """Take the session time of an envelope that came now."""
-        difference = now - theirs
+        self._newest = difference = now - theirs
         if self.minimum is None or difference < self.minimum:
             self.minimum = difference
 
     def compare(self, their_minimum: float) -> None:
-        """Take the peer's own minimum, told by a heartbeat; forget both if absurd."""
+        """Take the peer's own minimum, told by a heartbeat.
+
+        If both together are absurd every sample is forgotten but that of the envelope
+        that told it, which came just now.
+        """
         if self.minimum is None:
             return
         trip = self.minimum + their_minimum
         if 0 <= trip <= _LONGEST_TRIP:
             self.sure = True
         else:
-            self.minimum = None
+            self.minimum = self._newest
             self.sure = False
 
     def instant(self, theirs: float) -> float | None:

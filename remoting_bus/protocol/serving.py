@@ -129,11 +129,16 @@ class Serving:
 
     def _with_deadline(self, call: IncomingCall, theirs: int) -> None:
         session = self._session
-        instant = session.clocks.instant(theirs / 1e6)
-        if instant is None:
+        if not session.clocks.sure:  # one answer is waited for (law 10)
             self._unclear.append((call, theirs))
             session.ask()
             return
+        self._begin_by(call, theirs)
+
+    def _begin_by(self, call: IncomingCall, theirs: int) -> None:
+        session = self._session
+        instant = session.clocks.instant(theirs / 1e6)
+        assert instant is not None, "the call itself has brought a sample"
         call.deadline = instant
         if instant <= session.now:
             self.cancelled_done(call, ran=False, message="its deadline had passed")
@@ -142,11 +147,11 @@ class Serving:
         session.events.append(call)
 
     def clocks_are_known(self) -> None:
-        """Start what waited for the clocks to be compared."""
+        """Start what waited for the clocks to be compared, believable or not."""
         waiting, self._unclear = self._unclear, []
         for call, theirs in waiting:
             if not call.ended:
-                self._with_deadline(call, theirs)
+                self._begin_by(call, theirs)
 
     def cancel(self, number: int, reason: int) -> None:
         """Take a CANCEL."""

@@ -486,8 +486,6 @@ def shift_clock(duo: Duo, seconds: float) -> None:
     shifted.tick = lambda now: tick(now + seconds)
     shifted.next_envelope = lambda now: pull(now + seconds)
     shifted.wake_at = later
-    far.clocks.minimum = None
-    duo.near.clocks.minimum = None
 
 
 @pytest.mark.parametrize("ahead", [0.0, 1e6, -900.0])
@@ -495,6 +493,7 @@ def test_a_deadline_is_the_same_instant_on_another_clock(ahead: float) -> None:
     """However far the clocks are apart the handler is told to stop in time."""
     duo = Duo()
     shift_clock(duo, ahead)
+    duo.far.clocks.minimum = duo.near.clocks.minimum = None
     duo.run(3)
     began = duo.now
     call, came = duo.arrived(deadline=began + 2)
@@ -528,6 +527,121 @@ def test_a_deadline_that_is_over_sends_nothing() -> None:
     assert call.outcome is not None
     assert call.outcome.kind is OutcomeKind.TIMED_OUT
     assert call.outcome.executed == "no"
+
+
+@pytest.mark.parametrize("jump", [20.0, -20.0])
+def test_a_clock_that_stood_still_is_found_out(jump: float) -> None:
+    """Some heartbeats later deadlines are right again, and calls are not held to be late."""
+    duo = Duo()
+    assert duo.far.clocks.sure
+    shift_clock(duo, jump)
+    duo.run(3 * TERMS.heartbeat)
+    began = duo.now
+    call, came = duo.arrived(deadline=began + 2)
+    stopped: list[float] = []
+    came.on_cancel = lambda: stopped.append(duo.now)
+    assert duo.outcome(call).kind is OutcomeKind.TIMED_OUT
+    duo.run(1)
+    assert stopped == [pytest.approx(began + 2, abs=0.1)]
+
+
+def is_word_of(name: str) -> Callable[[str, str, bytes], bool]:
+    """Match CONTROL envelopes of a peer that hold state and no frame."""
+
+    def matches(sender: str, _: str, body: bytes) -> bool:
+        if sender != name or body[3] != Lane.CONTROL:
+            return False
+        return len(decode(cut_trailer(body)[HEADER_BYTES:-4])) == 5
+
+    return matches
+
+
+def unclear(duo: Duo, **options: Any) -> OutgoingCall:
+    """Start a call while the far side must compare the clocks, whose answer is held."""
+    duo.far.clocks.sure = False
+    duo.world.holds = is_word_of("alpha")
+    call = duo.start(**options)
+    duo.run(0.5)
+    assert duo.far.serving.running
+    assert not duo.came
+    return call
+
+
+def test_a_call_with_a_deadline_waits_for_the_clocks() -> None:
+    """Those without one do not; with the answer it starts, and has its own deadline."""
+    duo = Duo()
+    began = duo.now
+    call = unclear(duo, deadline=began + 3)
+    duo.arrived()
+    assert len(duo.came) == 1
+    duo.world.let_go()
+    assert duo.run(0.5, lambda: len(duo.came) == 2)
+    assert duo.came[1].deadline == pytest.approx(began + 3, abs=0.1)
+    duo.returns(duo.came[1], "in time")
+    assert duo.outcome(call).value == "in time"
+
+
+def test_a_call_that_waits_for_the_clocks_may_be_cancelled() -> None:
+    """It never starts, and its caller learns that."""
+    duo = Duo()
+    call = unclear(duo, deadline=duo.now + 9)
+    duo.near.cancel(call, duo.now)
+    outcome = duo.outcome(call)
+    assert (outcome.kind, outcome.executed) == (OutcomeKind.CANCELLED, "no")
+    duo.world.let_go()
+    duo.run(3)
+    assert not duo.came
+    duo.all_empty()
+
+
+def test_a_call_whose_time_is_over_before_the_clocks_are_known() -> None:
+    """It is answered "timed out", and was not run."""
+    duo = Duo()
+    call = unclear(duo, deadline=duo.now + 1)
+    assert duo.outcome(call).kind is OutcomeKind.TIMED_OUT
+    duo.run(1)
+    duo.world.let_go()
+    duo.run(3)
+    assert not duo.came
+    duo.all_empty()
+
+
+def test_a_call_that_waits_ends_with_its_session() -> None:
+    duo = Duo()
+    call = unclear(duo, deadline=duo.now + 9)
+    duo.near.close("enough", duo.now)
+    duo.run(0.5)
+    assert call.outcome is not None
+    assert duo.far.phase is Phase.OVER
+    duo.world.let_go()
+    duo.run(3)
+    assert not duo.came
+    duo.all_empty()
+
+
+def test_a_way_too_long_to_believe_holds_a_call_up_once() -> None:
+    """With three seconds there and back no two clocks are ever sure; calls run all the same."""
+    duo = Duo(terms=Terms(heartbeat=10.0), network=Network(delay=1.5))
+    duo.run(10)
+    assert not duo.far.clocks.sure
+    call, came = duo.arrived(deadline=duo.now + 20)
+    duo.returns(came)
+    assert duo.outcome(call).kind is OutcomeKind.RETURNED
+
+
+def test_the_first_call_of_all_waits_for_the_first_answer() -> None:
+    """What opens a session may have lain in a queue: its sample alone tells nothing."""
+    world = World(1)
+    alpha, beta = world.peer("alpha"), world.peer("beta")
+    came: list[IncomingCall] = []
+    beta.on_event = lambda _, event: (
+        came.append(event) if isinstance(event, IncomingCall) else None
+    )
+    session = alpha.connect("beta")
+    session.start(OutgoingCall("f", ARGS, deadline=world.now + 5), world.now)
+    assert world.run(1, lambda: bool(came))
+    assert beta.endpoint.current["alpha"].clocks.sure
+    assert came[0].deadline == pytest.approx(1005.0, abs=0.1)
 
 
 # -- silence (law 12) --

@@ -342,6 +342,84 @@ def test_a_name_in_use_is_free_again_once_its_holder_is_silent() -> None:
     assert master.current("web-1").phase is Phase.OPEN
 
 
+def asked_by_one_who_went(town: Town) -> tuple[Program, Program]:
+    """Return a restarted master, which a dead agent's hello asks for an old session.
+
+    It has answered that it does not know it, and nobody goes on with that.
+    """
+    first, agent = joined(town)
+    town.run(1)
+    first.dies()
+    master = town.program("control")
+    town.sent_log.clear()
+    town.lost.add(WELCOME)
+    town.inject(master, sealed(agent.current("control").id, "web-1"))
+    assert town.run(5, lambda: bool(town.of("control", WELCOME)))
+    asked = read(town.of("web-1", HELLO)[-1])
+    assert isinstance(asked, Greeting)
+    assert asked.asks
+    agent.dies()
+    town.lost.clear()
+    return master, agent
+
+
+def test_a_hello_that_asks_blocks_no_hello_of_ours() -> None:
+    """A newcomer of its name is reached at once, not when the asker was given up."""
+    town = Town()
+    master, _ = asked_by_one_who_went(town)
+    town.program("web-1")
+    session = master.peer.connect("web-1")
+    assert town.run(2, lambda: session.phase is Phase.OPEN)
+
+
+def test_a_hello_that_asks_blocks_no_hello_of_a_newcomer() -> None:
+    town = Town()
+    master, _ = asked_by_one_who_went(town)
+    newcomer = town.program("web-1")
+    session = newcomer.peer.connect("control")
+    assert town.run(2, lambda: session.phase is Phase.OPEN)
+    town.run(1)
+    assert master.current("web-1").peer_incarnation == (
+        newcomer.endpoint.settings.incarnation
+    )
+
+
+def test_a_hello_that_asks_leaves_ours_to_itself() -> None:
+    """Both at once, from a program that asks and one that does not: each goes on."""
+    town = Town()
+    first, agent = joined(town)
+    town.run(1)
+    old = agent.current("control")
+    first.dies()
+    master = town.program("control")
+    session = master.peer.connect("web-1")
+    town.inject(master, sealed(old.id, "web-1"))
+    assert town.run(3, lambda: session.phase is Phase.OPEN)
+    town.run(1)
+    assert old.phase is Phase.OVER
+    assert agent.current("control").id == session.id
+
+
+def test_a_hello_that_asks_does_not_take_the_place_of_ours() -> None:
+    """It comes from one who then dies: ours is repeated until a newcomer answers it."""
+    town = Town()
+    first, agent = joined(town)
+    town.run(1)
+    old = first.current("web-1")
+    agent.dies()
+    restarted = town.program("web-1")
+    town.lost |= {WELCOME, HELLO}
+    session = restarted.peer.connect("control")
+    town.run(0.1)
+    town.lost.remove(HELLO)
+    town.inject(restarted, sealed(old.id, "control"))
+    assert town.run(5, lambda: bool(town.of("web-1", WELCOME)))
+    first.dies()
+    town.lost.clear()
+    town.program("control")
+    assert town.run(6, lambda: session.phase is Phase.OPEN)
+
+
 # -- leaving --
 
 
