@@ -17,12 +17,14 @@ from dataclasses import dataclass, field
 import anyio
 
 from remoting_bus.bus.backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+from remoting_bus.bus.log import LogReader, LogStart
 from remoting_bus.errors import ChannelBroken, ConnectionFailed, LimitExceeded
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 from remoting_bus_kafka import topology
 from remoting_bus_kafka.cluster import EARLIEST, LATEST, Cluster, Partition
 from remoting_bus_kafka.fetch import Fetcher
 from remoting_bus_kafka.link import Link
+from remoting_bus_kafka.log import Logs
 from remoting_bus_kafka.send import Sender
 from remoting_bus_kafka.settings import Settings, parse
 from remoting_bus_kafka.topics import Topics
@@ -119,23 +121,28 @@ class KafkaBus(Bus):
             well=self._link.tell_well,
             lost=self._tell_lost,
         )
+        self._logs = Logs(settings, self._cluster, self._link, self._tell_blocked)
 
     async def start(self) -> None:
         """Connect; see `Backend.open`."""
         await self._link.start()
         await self._topics.learn_limits()
+        await self._logs.learn_limits()
         self.limits = BusLimits(
             max_bytes=self._topics.max_bytes,
             publishes_under_way=PUBLISHES_UNDER_WAY,
+            durable_log=True,
         )
         self._link.keep()
 
     async def aclose(self) -> None:
         """Send what is unsent, and close, within a second; also where it is cancelled."""
+        self._logs.end_readers()
         with anyio.move_on_after(CLOSE_LIMIT, shield=True):
             await self._link.close()
             await self._fetcher.close()
             await self._sender.close(GOODBYE)
+            await self._logs.close()
             await self._cluster.close()
 
     async def publish(
@@ -209,6 +216,21 @@ class KafkaBus(Bus):
             yield
         finally:
             self._remove(reading)
+
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """See `Bus.append`. A log without a leader is waited for, some seconds."""
+        self._check_size(body)
+        await self._logs.append(log, key, body)
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """See `Bus.read`."""
+        return self._logs.read(log, start)
+
+    async def delete_log(self, log: LogName) -> None:
+        """See `Bus.delete_log`."""
+        await self._logs.delete(log)
 
     def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
         """See `Bus.link_events`."""
@@ -333,6 +355,7 @@ class KafkaBus(Bus):
                 self._mapped[topic] = 0
             if self._cluster.counts[topic] != self._mapped.get(topic):
                 await self._read_anew(topic)
+        await self._logs.settle()
         self._sender.leaders_changed()
         self._fetcher.regroup()
         return next(iter(self._fetcher.trouble.values()), "")

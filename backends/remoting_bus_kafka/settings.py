@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
 from remoting_bus.bus.urls import parse_url
 from remoting_bus.errors import ConnectionFailed
 from remoting_bus_kafka.topology import TopologyName
@@ -76,6 +77,7 @@ class Settings:
         retention: Seconds that our topics keep a message.
         retention_bytes: What each partition of our topics keeps.
         name: How brokers' logs show this connection.
+        logs: What durable logs keep.
     """
 
     hosts: tuple[tuple[str, int], ...]
@@ -98,6 +100,7 @@ class Settings:
     retention: float = RETENTION
     retention_bytes: int = RETENTION_BYTES
     name: str = "remoting_bus"
+    logs: Retention = field(default_factory=Retention)
 
     @property
     def protocol(self) -> str:
@@ -195,9 +198,11 @@ def parse(url: str) -> Settings:
         raise ValueError(
             "a Kafka URL has no path: kafka://host:port,host:port?option=value"
         )
-    parts.check_options(_OPTIONS)
-    found: dict[str, Any] = {}
+    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
+    found: dict[str, Any] = {"logs": retention_of(parts)}
     for name, value in parts.options.items():
+        if name in LOG_OPTIONS:
+            continue
         convert, wanted = _OPTIONS[name]
         try:
             found[name] = convert(value)

@@ -133,10 +133,10 @@ class Topics:
     def _replicas(self) -> int:
         return self._settings.replication or min(3, len(self._cluster.brokers))
 
-    async def _make(self, topic: str, partitions: int) -> None:
-        replicas = self._replicas()
+    def _configs(self, replicas: int) -> dict[str, str]:
+        """What a topic that is made here is told to do."""
         keep = self._settings.retention_bytes
-        configs = {
+        return {
             "cleanup.policy": "delete",
             "retention.ms": str(round(1000 * self._settings.retention)),
             "retention.bytes": str(keep),
@@ -147,6 +147,10 @@ class Topics:
             "segment.index.bytes": str(256 * 1024),
             "min.insync.replicas": "2" if replicas >= 3 else "1",
         }
+
+    async def _make(self, topic: str, partitions: int) -> None:
+        replicas = self._replicas()
+        configs = self._configs(replicas)
         no_places: list[int] = []
         wanted = (topic, partitions, replicas, no_places, list(configs.items()))
         deadline = asyncio.get_running_loop().time() + APPEAR_LIMIT
@@ -193,7 +197,12 @@ class Topics:
 
     async def _check(self, topic: str, partitions: int) -> None:
         """Refuse what cannot work, tell what is otherwise than we would make it."""
-        names = ["cleanup.policy", "max.message.bytes", "retention.ms"]
+        names = [
+            "cleanup.policy",
+            "max.message.bytes",
+            "retention.ms",
+            "retention.bytes",
+        ]
         found = await self._describe(TOPIC, topic, names)
         if not found:
             return  # we may not ask; the first message will show
@@ -212,6 +221,10 @@ class Topics:
                 f"max_bytes={max(1, largest - OVERHEAD)} in every URL",
                 final=True,
             )
+        self._compare(topic, found, partitions)
+
+    def _compare(self, topic: str, found: dict[str, str], partitions: int) -> None:
+        """Tell what is otherwise, and works."""
         kept = int(found["retention.ms"])
         if 0 <= kept < 1000 * SHORTEST_RETENTION:
             self._tell(

@@ -9,6 +9,8 @@ A topic's name begins with the length of the namespace, as names may hold '-' an
 so `a-b` and `c` never meet `a` and `b-c`. There is no '.' in it, as Kafka takes '.' and
 '_' for the same in some places and refuses topics that differ in nothing else.
 
+A durable log is a topic of one partition, in both.
+
 A record's key is `{lane}/{to}/{from}`: who reads it is known without a look at its body.
 """
 
@@ -17,12 +19,13 @@ from __future__ import annotations
 import zlib
 from typing import Literal
 
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 
 __all__ = [
     "TopologyName",
     "is_key",
     "key_of",
+    "log_topic",
     "partition_of",
     "route_of",
     "topic_of",
@@ -44,6 +47,11 @@ def topic_of(topology: TopologyName, address: Address, lane: Lane) -> str:
     if topology == "partitions":
         return f"rb-{space}-{_CLASSES[lane]}"
     return f"rbt-{space}-{address.name}-{_CLASSES[lane]}"
+
+
+def log_topic(log: LogName) -> str:
+    """The topic of a durable log."""
+    return f"rbl-{len(log.namespace)}-{log.namespace}-{log.name}"
 
 
 def partition_of(name: str, count: int) -> int:
