@@ -27,6 +27,7 @@ from remoting_bus_nats.link import Connection, Link
 from remoting_bus_nats.log import Logs
 from remoting_bus_nats.mailbox import PUBLISHES_UNDER_WAY, Mailboxes
 from remoting_bus_nats.settings import Settings, parse
+from remoting_bus_nats.wire import LARGE, Wire
 
 __all__ = ["NatsBackend", "NatsBus"]
 
@@ -110,7 +111,7 @@ class NatsBus(Bus):
         if self._mailboxes is not None:
             await self._mailboxes.publish(connection, self._subject(to, lane), body)
             return
-        connection.wire.send(pub_cmd(self._subject(to, lane), "", body))
+        _send(connection.wire, self._subject(to, lane), body)
 
     def try_publish(
         self,
@@ -125,7 +126,7 @@ class NatsBus(Bus):
         connection = self._link.current
         if connection is None or not connection.wire.room or self._mailboxes:
             return False
-        connection.wire.send(pub_cmd(self._subject(to, lane), "", body))
+        _send(connection.wire, self._subject(to, lane), body)
         return True
 
     @contextlib.asynccontextmanager
@@ -299,6 +300,13 @@ class NatsBus(Bus):
             self._link.board.tell(
                 LinkEvent("lost", words.removeprefix("nats: "), error)
             )
+
+
+def _send(wire: Wire, subject: str, body: bytes) -> None:
+    if len(body) < LARGE:
+        wire.send(pub_cmd(subject, "", body))
+    else:  # the client's way would copy it twice
+        wire.send_large(f"PUB {subject} {len(body)}\r\n".encode(), body, b"\r\n")
 
 
 async def _leave(subscription: Subscription) -> None:

@@ -70,7 +70,7 @@ class Connection:
         self._connected = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self.host = host
-        self.wire = Wire(tls_only=settings.tls)
+        self.wire = Wire(tls_only=settings.tls, take=link.take)
         self.client = Client(self.wire, link.take)
         self.lost = self.wire.lost
 

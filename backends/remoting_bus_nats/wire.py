@@ -23,7 +23,9 @@ from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.transport import Transport
 
-__all__ = ["UNSENT_HIGH", "Client", "Take", "Wire"]
+from remoting_bus_nats.reading import READ, Arrivals, Take
+
+__all__ = ["LARGE", "UNSENT_HIGH", "Client", "Take", "Wire"]
 
 UNSENT_HIGH = 256 * 1024
 """Bytes that may be unsent in this process before publishing has to wait: one bulk
@@ -35,33 +37,34 @@ UNSENT_LOW = 64 * 1024
 LARGE = 16 * 1024
 """Bytes of a message that is not gathered: the copy would cost more than the call."""
 
-FULL_READ = 64 * 1024
-"""Bytes of one read that mean that more was waiting in the kernel."""
-
 BEHIND = 1.0
-"""Seconds after such a read in which we count as behind what the server sends."""
+"""Seconds after a full read in which we count as behind what the server sends."""
 
 UNREAD_HIGH = 4 * 1024 * 1024
 """Bytes read and not yet parsed at which reading stops. The parser empties all of it in
 each turn, so this is met only if the client's reader has died."""
 
 
-class Wire(Transport, asyncio.Protocol):
+class Wire(Transport, asyncio.BufferedProtocol):
     """One TCP or TLS connection, as the client and as the event loop see it.
 
+    Args:
+        tls_only: Nothing is sent before there is TLS.
+        take: Gets large messages, where they are read.
+
     Attributes:
+        arrivals: What came and was not taken.
         lost: Done when the connection is gone; its result is the cause, or None.
         on_room: Called when publishing had to wait and no longer has to.
         on_full: Called when publishing has to wait.
     """
 
-    def __init__(self, *, tls_only: bool) -> None:
+    def __init__(self, *, tls_only: bool, take: Take) -> None:
         self._loop = asyncio.get_running_loop()
         self._tls_only = tls_only
         self._secure = False
         self._socket: asyncio.Transport | None = None
-        self._unread: list[bytes] = []
-        self._unread_bytes = 0
+        self.arrivals = Arrivals(take)
         self._paused_reading = False
         self._full_read_at = -BEHIND
         self._ended = False
@@ -83,13 +86,17 @@ class Wire(Transport, asyncio.Protocol):
         """Take the socket."""
         self._use(cast(asyncio.Transport, transport))
 
-    def data_received(self, data: bytes) -> None:
-        """Keep what came for the client's reader."""
-        self._unread.append(data)
-        self._unread_bytes += len(data)
-        if len(data) >= FULL_READ:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Tell where to put what the kernel has."""
+        return self.arrivals.buffer()
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Keep what came for the client's reader, or give it away."""
+        if nbytes >= READ:
             self._full_read_at = self._loop.time()
-        if self._unread_bytes >= UNREAD_HIGH and self._socket is not None:
+        if not self.arrivals.filled(nbytes):
+            return
+        if self.arrivals.unread >= UNREAD_HIGH and self._socket is not None:
             self._paused_reading = True
             self._socket.pause_reading()
         self._wake_reader()
@@ -174,12 +181,9 @@ class Wire(Transport, asyncio.Protocol):
 
     async def read(self, buffer_size: int) -> bytes:
         """All that has come; empty at the end."""
-        while not self._unread and not self._ended:
+        while not self.arrivals.unread and not self._ended:
             await self._wait_for_data()
-        chunks = self._unread
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        self._unread = []
-        self._unread_bytes = 0
+        data = self.arrivals.get()
         if self._paused_reading and self._socket is not None and not self._ended:
             self._paused_reading = False
             self._socket.resume_reading()
@@ -187,12 +191,9 @@ class Wire(Transport, asyncio.Protocol):
 
     async def readline(self) -> bytes:
         """One line (the greeting); what came after it stays."""
-        while not any(b"\n" in chunk for chunk in self._unread) and not self._ended:
+        while (line := self.arrivals.get_line()) is None and not self._ended:
             await self._wait_for_data()
-        line, newline, rest = b"".join(self._unread).partition(b"\n")
-        self._unread = [rest] if rest else []
-        self._unread_bytes = len(rest)
-        return line + newline
+        return line or b""
 
     async def drain(self) -> None:
         """Nothing: publishing is bounded by `room`, and the rest is small."""
@@ -209,7 +210,7 @@ class Wire(Transport, asyncio.Protocol):
 
     def at_eof(self) -> bool:
         """Nothing more will be read."""
-        return self._ended and not self._unread
+        return self._ended and not self.arrivals.unread
 
     def __bool__(self) -> bool:
         return True
@@ -255,26 +256,27 @@ class Wire(Transport, asyncio.Protocol):
             self._loop.call_soon(self._wake_waiting)
 
     def send(self, message: bytes) -> None:
-        """Send now if it is alone, or large, else together with others of its turn.
+        """Send now if it is alone, else together with others of its turn.
 
         Whether it is alone is guessed from the turn before: a first message sent by
         itself wakes the peer for it, and for the rest again.
         """
         if self._socket is None or self._ended:
             return
-        if self._gathered is None:
-            self._gathered = []
-            self._loop.call_soon(self._end_turn)
-        self._sent_in_turn += 1
-        if len(message) >= LARGE:
-            if self._gathered:
-                self._send_gathered()
-            self._socket.write(message)
-        elif self._sent_in_turn == 1 and not self._in_bursts:
+        gathered = self._begin_turn()
+        if self._sent_in_turn == 1 and not self._in_bursts:
             self._socket.write(message)
         else:
-            self._gathered.append(message)
+            gathered.append(message)
             self._gathered_bytes += len(message)
+
+    def send_large(self, *parts: bytes) -> None:
+        """Send a message of `LARGE` bytes or more now, in parts: none is copied."""
+        if self._socket is None or self._ended:
+            return
+        if self._begin_turn():
+            self._send_gathered()
+        self._socket.writelines(parts)
 
     async def flushed(self) -> None:
         """Until nothing is unsent here, or the connection is lost."""
@@ -288,6 +290,13 @@ class Wire(Transport, asyncio.Protocol):
     def _use(self, transport: asyncio.Transport) -> None:
         self._socket = transport
         transport.set_write_buffer_limits(high=UNSENT_HIGH, low=UNSENT_LOW)
+
+    def _begin_turn(self) -> list[bytes]:
+        if self._gathered is None:
+            self._gathered = []
+            self._loop.call_soon(self._end_turn)
+        self._sent_in_turn += 1
+        return self._gathered
 
     def _end_turn(self) -> None:
         if self._gathered:
@@ -331,10 +340,6 @@ class Wire(Transport, asyncio.Protocol):
                     return
 
 
-Take = Callable[[str, str, bytes, dict[str, str] | None], bool]
-"""Subject, reply subject, body and headers of a message; True if it was the driver's."""
-
-
 class Client(NatsClient):
     """nats-py's client on a `Wire`, giving messages away where they are parsed.
 
@@ -347,6 +352,7 @@ class Client(NatsClient):
         super().__init__()
         self._transport = wire
         self._take = take
+        wire.arrivals.parser = self._ps
         self.msg_class = cast(type[Msg], self._offer)
 
     def _offer(

@@ -14,6 +14,8 @@ import anyio
 import anyio.abc
 
 from remoting_bus._remote.context import Progress
+from remoting_bus.channel.streams import ReceiveStream
+from remoting_bus.protocol.pieces import Piece
 
 from .bulk import Report
 from .disk import CHUNK, in_steps, in_thread
@@ -199,14 +201,14 @@ async def _fill(
     total = sink.header.size
     at_end = False
     while not at_end:
-        parts: list[bytes] = []
+        parts: list[Piece] = []
         size = 0
         with suppress(anyio.EndOfStream):
             at_end = True
             while size < CHUNK:
-                piece = await incoming.receive(CHUNK)
-                parts.append(piece)
-                size += len(piece)
+                came = await _pieces(incoming)
+                parts += came
+                size += sum(map(len, came))
             at_end = False
         await in_thread(_write, sink, frames, parts)
         if report is not None:
@@ -215,9 +217,17 @@ async def _fill(
         raise anyio.BrokenResourceError("the sender ended in the middle of a transfer")
 
 
-def _write(sink: Sink, frames: Frames, parts: list[bytes]) -> None:
-    frames.add(b"".join(parts))
-    sink.feed(frames)
+async def _pieces(incoming: anyio.abc.ByteReceiveStream) -> list[Piece]:
+    """Receive; from a stream of ours without a copy."""
+    if isinstance(incoming, ReceiveStream):
+        return await incoming.receive_pieces(CHUNK)
+    return [await incoming.receive(CHUNK)]
+
+
+def _write(sink: Sink, frames: Frames, parts: list[Piece]) -> None:
+    for part in parts:  # joining them would copy a MiB
+        frames.add(part)
+        sink.feed(frames)
 
 
 async def _frame(incoming: anyio.abc.ByteReceiveStream, frames: Frames) -> Any:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from remoting_bus.errors import RemotingError
 from remoting_bus.protocol.codec import DecodeError, decode, encode
+from remoting_bus.protocol.pieces import Piece
 
 __all__ = [
     "MAX_DEPTH",
@@ -280,13 +281,14 @@ class Frames:
     __slots__ = ("_at", "_data")
 
     def __init__(self) -> None:
-        self._data = b""  # bounded by one chunk and one frame
+        self._data: Piece = b""  # bounded by one chunk and one frame
         self._at = 0
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Piece) -> None:
         """Take in what came."""
-        left = len(self._data) - self._at
-        self._data = self._data[self._at :] + data if left else data
+        if len(self):  # a frame or a digest that is incomplete
+            data = b"".join((self._data[self._at :], data))
+        self._data = data
         self._at = 0
 
     def next_frame(self) -> Any:

@@ -19,6 +19,7 @@ from remoting_bus._loop import current_loop
 from remoting_bus.errors import LocalProtocolError, RemotingError
 from remoting_bus.protocol import ends
 from remoting_bus.protocol.ends import MAX_PIECE, Inlet, Outlet
+from remoting_bus.protocol.pieces import Piece
 
 __all__ = ["ReceiveStream", "SendStream", "pipe"]
 
@@ -56,28 +57,49 @@ class ReceiveStream(anyio.abc.ByteReceiveStream):
         if self._signal.waiting:
             raise anyio.BusyResourceError("reading from")
         await self._loop.turn()
-        inlet = self.inlet
+        return bytes(self._cut(await self._next(), max_bytes))
+
+    async def receive_pieces(self, max_bytes: int) -> list[Piece]:
+        """Return what is here, at least one piece: as `receive`, but nothing is copied.
+
+        A view among them keeps the message in memory that it came in.
+        """
+        await self._loop.turn()
+        pieces = [self._cut(await self._next(), max_bytes)]
+        left = max_bytes - len(pieces[0])
+        while left > 0 and self.inlet.pieces:
+            piece = self.inlet.read_nowait()
+            assert piece
+            pieces.append(self._cut(piece, left))
+            left -= len(pieces[-1])
+        return pieces
+
+    async def _next(self) -> Piece:
+        """Wait for a piece, and take it."""
         while True:
             if self._closed:
                 raise anyio.ClosedResourceError(_CLOSED)
             try:
-                piece = inlet.read_nowait()
+                piece = self.inlet.read_nowait()
             except LocalProtocolError as error:
                 raise anyio.ClosedResourceError(str(error)) from error
             except RemotingError as error:
                 raise anyio.BrokenResourceError(str(error)) from error
-            if piece is None:
-                if self._signal.waiting:
-                    raise anyio.BusyResourceError("reading from")
-                await self._signal.wait()
-                continue
-            if not piece:
-                raise anyio.EndOfStream
-            if len(piece) > max_bytes:
-                view = memoryview(piece)
-                inlet.unread(view[max_bytes:])
-                piece = view[:max_bytes]
-            return bytes(piece)
+            if piece is not None:
+                if not piece:
+                    raise anyio.EndOfStream
+                return piece
+            if self._signal.waiting:
+                raise anyio.BusyResourceError("reading from")
+            await self._signal.wait()
+
+    def _cut(self, piece: Piece, most: int) -> Piece:
+        """Return the beginning; what is too much is put back."""
+        if len(piece) <= most:
+            return piece
+        view = memoryview(piece)
+        self.inlet.unread(view[most:])
+        return view[:most]
 
     def reset(self, reason: str) -> None:
         """Give it up: the writer gets `anyio.BrokenResourceError` with the reason."""
@@ -134,9 +156,10 @@ class SendStream(anyio.abc.ByteSendStream):
             return
         view = memoryview(item)
         for start in range(0, len(view), MAX_PIECE):
-            await self._send_piece(bytes(view[start : start + MAX_PIECE]))
+            piece = view[start : start + MAX_PIECE]
+            await self._send_piece(piece if type(item) is bytes else bytes(piece))
 
-    async def _send_piece(self, piece: bytes) -> None:
+    async def _send_piece(self, piece: Piece) -> None:
         while True:
             try:
                 if self.outlet.write_nowait(piece):
