@@ -21,18 +21,18 @@ from remoting_bus._loop import run
 
 from .failures import Wrong
 from .output import Output
-from .places import Place, find
+from .places import Common, find, nearest
+from .settings import as_said
 
 __all__ = ["agent"]
 
 
 def agent(
-    url: str | None = None,
+    url: Annotated[str | None, Parameter(converter=as_said)] = None,
     /,
     *,
     name: str,
-    join: str | None = None,
-    namespace: str | None = None,
+    join: Annotated[str | None, Parameter(converter=as_said)] = None,
     commands: Annotated[
         tuple[str, ...], Parameter(negative="", show_default=False)
     ] = (),
@@ -41,10 +41,7 @@ def agent(
     patience: float = PATIENCE,
     grace: float = 300.0,
     heartbeat: float = 5.0,
-    timeout: float | None = None,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative="", show_default=False)
-    ] = False,
+    common: Common | None = None,
 ) -> None:
     """Be an agent, until interrupted. SIGTERM lets running calls finish first.
 
@@ -52,17 +49,16 @@ def agent(
         url: The bus; or use --join.
         name: Its name, which no other agent of the fleet has.
         join: The token that a master prints.
-        namespace: The fleet; a token brings its own.
         commands: A module with the functions it serves; may be repeated.
         labels: By which masters choose agents; comma-separated, or repeated.
         offers: What masters may use: commands, files, processes. All, without.
         patience: Seconds that running calls have after SIGTERM.
         grace: Seconds that the bus or the master may be away.
         heartbeat: Seconds of silence after which the master is asked.
-        timeout: Seconds to wait for the bus; for ever without.
-        as_json: Write JSON, for programs.
+        common: Where the bus is. --timeout counts for reaching it; for ever without.
     """
-    place = _place(url, join, namespace)
+    common = common or Common()
+    place = find(nearest(url, join, common.url), common.namespace)
     made = Agent(
         place.urls,
         name=name,
@@ -70,18 +66,12 @@ def agent(
         commands=[_module(each) for each in _split(commands)],
         labels=_split(labels),
         offers=_split(offers) or OFFERS,
-        timeout=timeout,
+        timeout=common.timeout,
         grace=grace,
         heartbeat=heartbeat,
         patience=patience,
     )
-    run(_serve, made, Output(as_json=as_json))
-
-
-def _place(url: str | None, join: str | None, namespace: str | None) -> Place:
-    if url is not None and join is not None:
-        raise Wrong("give a URL or --join TOKEN, not both")
-    return find(join or url, namespace)
+    run(_serve, made, Output(as_json=common.as_json))
 
 
 async def _serve(made: Agent, output: Output) -> None:

@@ -17,9 +17,9 @@ from remoting_bus._remote.program import name_of_this_process
 from remoting_bus.channel.pair import Pair, open_bus
 from remoting_bus.names import Address, Lane
 
-from .failures import Failure, Wrong
+from .failures import Failure
 from .output import Output
-from .places import Common, Place, find
+from .places import Common, Place, find, nearest
 
 __all__ = ["doctor"]
 
@@ -61,9 +61,7 @@ def doctor(url: str | None = None, /, *, common: Common | None = None) -> None:
         common: Where the bus is, otherwise.
     """
     common = common or Common()
-    if url is not None and common.url is not None:
-        raise Wrong("give the URL once: doctor URL")
-    place = find(url or common.url, common.namespace)
+    place = find(nearest(url, common.url), common.namespace)
     report = run(_examine, place, common.patience)
     output = Output(as_json=common.as_json)
     if output.as_json:

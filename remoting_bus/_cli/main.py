@@ -18,6 +18,7 @@ from rich.console import Console
 from .app import make_app
 from .failures import Finished, Wrong, describe
 from .output import Output
+from .settings import Settings
 
 __all__ = ["INTERRUPTED", "main"]
 
@@ -33,10 +34,11 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if tokens is None else tokens)
     output = Output(as_json=_wants_json(words))
+    settings = Settings()
     # What the library has to say while it goes on: that it tries a bus again, say.
     logging.basicConfig(format="remoting-bus: %(message)s", level=logging.WARNING)
     try:
-        return _run(words)
+        return _run(words, settings)
     except Finished as end:
         return end.status
     except KeyboardInterrupt:
@@ -47,16 +49,16 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return 1
     except CycloptsError as error:
         said = str(error).strip().rstrip(".")
-        output.failure(Wrong(f"{said}. See remoting-bus --help"))
+        _output(output, settings).failure(Wrong(f"{said}. See remoting-bus --help"))
         return 2
     except Exception as error:  # noqa: BLE001 - a program's last resort: one line
         failure = describe(error)
-        output.failure(failure)
+        _output(output, settings).failure(failure)
         return failure.status
 
 
-def _run(words: list[str]) -> int:
-    app = make_app()
+def _run(words: list[str], settings: Settings) -> int:
+    app = make_app(settings)
     result = app(
         words,
         exit_on_error=False,
@@ -65,6 +67,12 @@ def _run(words: list[str]) -> int:
         error_console=Console(stderr=True),
     )
     return result if type(result) is int else 0
+
+
+def _output(asked: Output, settings: Settings) -> Output:
+    """Where an error goes: as it was asked for wherever that was, once it is known."""
+    known = settings.as_json
+    return asked if known is None else Output(as_json=known)
 
 
 def _wants_json(words: list[str]) -> bool:

@@ -20,33 +20,39 @@ from remoting_bus._master import (
 )
 
 from .output import Output
+from .places import DEFAULT_NAMESPACE, Common, Place, find, nearest
 from .record import Record, published
+from .settings import Said, as_said
 
 __all__ = ["master"]
 
 
 def master(
-    url: str | None = None,
+    url: Annotated[str | None, Parameter(converter=as_said)] = None,
     /,
     *,
     name: str | None = None,
-    namespace: str = "default",
-    timeout: float | None = None,
-    as_json: Annotated[
-        bool, Parameter(name="--json", negative="", show_default=False)
-    ] = False,
+    common: Common | None = None,
 ) -> None:
     """Be a master, until interrupted. Prints the one line that an agent needs.
 
     Args:
         url: The bus; without one a broker is started, for this machine only.
         name: Its name; made up from the host's without.
-        namespace: The fleet.
-        timeout: Seconds to wait for the bus; for ever without.
-        as_json: Write JSON, for programs: a line for the start and for each event.
+        common: Where the bus is. --timeout counts for reaching it; for ever without.
     """
-    output = Output(as_json=as_json)
-    made = Master(url, name=name, namespace=namespace, timeout=timeout)
+    common = common or Common()
+    output = Output(as_json=common.as_json)
+    said = nearest(url, common.url)
+    if said is None:
+        place = Place(("embedded://",), common.namespace or DEFAULT_NAMESPACE, "")
+    else:
+        place = find(said, common.namespace)
+        if isinstance(said, Said) and said.rank:
+            output.note(f"the bus is the one that {said.source} names")
+    made = Master(
+        place.urls, name=name, namespace=place.namespace, timeout=common.timeout
+    )
     run(_serve, made, output)
 
 

@@ -1,39 +1,23 @@
-"""Where the bus is: an option, the environment, a file, or the master started last.
+"""Where the bus is: an option, wherever it was said, or the master started last.
 
-Owns the order in which they are asked; the first that says anything decides, so that no
-command ever speaks to two buses. It must not connect to any.
+The nearest that says anything decides, so that no command ever speaks to two buses. It
+must not connect to any. `settings` is where options come from.
 """
 
 from __future__ import annotations
 
-import os
-import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import platformdirs
 from cyclopts import Parameter
 
 from remoting_bus._remote.join import JoinToken
 
 from .failures import Wrong
 from .record import latest
+from .settings import Said, as_said, config_path
 
-__all__ = [
-    "CONFIG_VARIABLE",
-    "NAMESPACE_VARIABLE",
-    "REACH_TIMEOUT",
-    "URL_VARIABLE",
-    "Common",
-    "Place",
-]
-
-URL_VARIABLE = "REMOTING_BUS_URL"
-NAMESPACE_VARIABLE = "REMOTING_BUS_NAMESPACE"
-CONFIG_VARIABLE = "REMOTING_BUS_CONFIG"
-"""Another path for the file, which is `remoting-bus/config.toml` in the user's folder."""
+__all__ = ["REACH_TIMEOUT", "Common", "Place", "find", "nearest"]
 
 URL_HELP = (
     "The bus, or a join token. Without it: REMOTING_BUS_URL, the file config.toml, or "
@@ -52,14 +36,18 @@ class Common:
     """Options that every command has.
 
     Attributes:
-        url: The bus, or a join token; see `find` for where it is looked for without.
+        url: The bus, or a join token.
         namespace: The fleet.
         timeout: Seconds to wait for the bus and the answer.
         as_json: Write JSON, for programs.
     """
 
-    url: Annotated[str | None, Parameter(name="--url", help=URL_HELP)] = None
-    namespace: Annotated[str | None, Parameter(name="--namespace")] = None
+    url: Annotated[
+        str | None, Parameter(name="--url", help=URL_HELP, converter=as_said)
+    ] = None
+    namespace: Annotated[
+        str | None, Parameter(name="--namespace", converter=as_said)
+    ] = None
     timeout: Annotated[float | None, Parameter(name="--timeout")] = None
     as_json: Annotated[
         bool, Parameter(name="--json", negative="", show_default=False)
@@ -92,66 +80,58 @@ class Place:
     source: str
 
 
-def find(
-    url: str | None,
-    namespace: str | None,
-    environment: Mapping[str, str] = os.environ,
-) -> Place:
+def nearest(*said: str | None) -> str | None:
+    """Return the one of several words for the bus that was said nearest.
+
+    Raises:
+        Wrong: Two were said in the same place.
+    """
+    words = sorted(filter(None, said), key=_rank)
+    if len(words) > 1 and _rank(words[0]) == _rank(words[1]):
+        raise Wrong(
+            f"{_source(words[0])} and {_source(words[1])} both name the bus: give one"
+        )
+    return words[0] if words else None
+
+
+def find(url: str | None, namespace: str | None) -> Place:
     """Find the bus.
+
+    Args:
+        url: A URL, or a join token. None means the master last started here.
+        namespace: The fleet. A token brings its own, unless this was said as near.
 
     Raises:
         Wrong: Nothing says where it is, or what says so cannot be understood.
     """
-    config = _config(environment)
-    fleet = namespace or environment.get(NAMESPACE_VARIABLE) or config.get("namespace")
-    if fleet is not None and not isinstance(fleet, str):
-        raise Wrong("namespace in config.toml must be a string")
     if url:
-        return _place(url, fleet, "--url")
-    if environment.get(URL_VARIABLE):
-        return _place(environment[URL_VARIABLE], fleet, URL_VARIABLE)
-    if config.get("url"):
-        return _place(config["url"], fleet, "config.toml")
+        return _place(url, namespace)
     record = latest()
     if record is not None:
-        return Place(record.urls, fleet or record.namespace, "the master started here")
+        fleet = namespace or record.namespace
+        return Place(record.urls, fleet, "the master started here")
     raise Wrong(
         "no bus is known: give --url, set REMOTING_BUS_URL, write url into "
-        f"{_config_path(environment)}, or start one with `remoting-bus master`"
+        f"{config_path()}, or start one with `remoting-bus master`"
     )
 
 
-def _place(said: Any, fleet: str | None, source: str) -> Place:
-    urls = [said] if isinstance(said, str) else said
-    if not isinstance(urls, list) or not all(isinstance(each, str) for each in urls):
-        raise Wrong(f"url in {source} must be a string or a list of strings")
-    if len(urls) == 1 and "://" not in urls[0]:
-        try:
-            token = JoinToken.parse(urls[0])
-        except ValueError as error:
-            raise Wrong(
-                f"{source} is neither a URL nor a join token: {error}"
-            ) from None
-        return Place(token.urls, fleet or token.namespace, source)
-    return Place(tuple(urls), fleet or DEFAULT_NAMESPACE, source)
-
-
-def _config_path(environment: Mapping[str, str]) -> Path:
-    given = environment.get(CONFIG_VARIABLE)
-    if given:
-        return Path(given).expanduser()
-    return (
-        platformdirs.user_config_path("remoting-bus", appauthor=False) / "config.toml"
-    )
-
-
-def _config(environment: Mapping[str, str]) -> dict[str, Any]:
-    path = _config_path(environment)
+def _place(url: str, namespace: str | None) -> Place:
+    source = _source(url)
+    if "://" in url:
+        return Place((str(url),), namespace or DEFAULT_NAMESPACE, source)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if CONFIG_VARIABLE in environment:
-            raise Wrong(f"{path}: no such file ({CONFIG_VARIABLE} names it)") from None
-        return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise Wrong(f"{path} cannot be read: {error}") from None
+        token = JoinToken.parse(url)
+    except ValueError as error:
+        raise Wrong(f"{source} is neither a URL nor a join token: {error}") from None
+    if namespace and _rank(namespace) <= _rank(url):
+        return Place(token.urls, namespace, source)
+    return Place(token.urls, token.namespace, source)
+
+
+def _rank(word: str) -> int:
+    return word.rank if isinstance(word, Said) else 0
+
+
+def _source(word: str) -> str:
+    return word.source if isinstance(word, Said) else "--url"

@@ -7,73 +7,55 @@ from pathlib import Path
 import pytest
 
 from remoting_bus._cli.failures import Wrong
-from remoting_bus._cli.places import Place, find
+from remoting_bus._cli.places import Place, find, nearest
 from remoting_bus._cli.record import Record, published
+from remoting_bus._cli.settings import Said
 from remoting_bus._remote.join import JoinToken
 
 TOKEN = str(JoinToken(("nats://token:1",), "fleet"))
 
 
-@pytest.fixture
-def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+@pytest.fixture(autouse=True)
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    return {}
 
 
-def write_config(tmp_path: Path, text: str) -> dict[str, str]:
-    path = tmp_path / "config.toml"
-    path.write_text(text)
-    return {"REMOTING_BUS_CONFIG": str(path)}
-
-
-def test_the_nearest_word_decides(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_nearest_word_decides() -> None:
+    option, variable, file = (
+        Said.by(f"nats://{source}:1", source, rank)
+        for rank, source in enumerate(["--url", "REMOTING_BUS_URL", "config.toml"])
+    )
     record = Record(("nats://record:1",), "fleet", "m", 1)
     with published(record):
-        assert find(None, None, {}).urls == ("nats://record:1",)
-        config = write_config(tmp_path, 'url = ["nats://a:1", "nats://b:1"]')
-        assert find(None, None, config).urls == ("nats://a:1", "nats://b:1")
-        both = {**config, "REMOTING_BUS_URL": "nats://variable:1"}
-        assert find(None, None, both).urls == ("nats://variable:1",)
-        assert find("nats://option:1", None, both).urls == ("nats://option:1",)
+        assert find(nearest(None, None), None).urls == ("nats://record:1",)
+        assert find(nearest(None, file), None).urls == ("nats://config.toml:1",)
+        assert nearest(file, variable) == variable
+        assert nearest(file, option, variable) == option
+    with pytest.raises(Wrong, match="--url and --join both name the bus"):
+        nearest(option, Said.by(TOKEN, "--join"))
 
 
-def test_a_token_brings_its_namespace(environment: dict[str, str]) -> None:
-    assert find(TOKEN, None, {}) == Place(("nats://token:1",), "fleet", "--url")
-    assert find(TOKEN, "other", {}).namespace == "other"
-    assert find("nats://a:1", None, {}).namespace == "default"
+def test_a_token_brings_its_namespace() -> None:
+    assert find(TOKEN, None) == Place(("nats://token:1",), "fleet", "--url")
+    assert find(TOKEN, "other").namespace == "other"
+    assert find("nats://a:1", None).namespace == "default"
 
 
-def test_a_namespace_comes_from_the_variable_and_the_file(
-    environment: dict[str, str], tmp_path: Path
-) -> None:
-    config = write_config(tmp_path, 'url = "nats://a:1"\nnamespace = "file"')
-    assert find(None, None, config).namespace == "file"
-    config["REMOTING_BUS_NAMESPACE"] = "variable"
-    assert find(None, None, config).namespace == "variable"
+def test_a_namespace_that_was_said_further_off_does_not_change_a_token() -> None:
+    """A token was made for one fleet; who wants another one says so beside it."""
+    variable = Said.by("other", "REMOTING_BUS_NAMESPACE", 2)
+    assert find(TOKEN, variable).namespace == "fleet"
+    assert find(Said.by(TOKEN, "REMOTING_BUS_URL", 2), variable).namespace == "other"
+    assert find("nats://a:1", variable).namespace == "other"
 
 
-def test_nothing_known_says_what_to_do(environment: dict[str, str]) -> None:
+def test_nothing_known_says_what_to_do() -> None:
     with pytest.raises(Wrong, match="remoting-bus master"):
-        find(None, None, {})
+        find(None, None)
 
 
-@pytest.mark.parametrize(
-    ("text", "says"),
-    [
-        ("url = ", "cannot be read"),
-        ("url = 7", "must be a string or a list"),
-        ('url = "a"\nnamespace = 7', "namespace"),
-        ('url = "word"', "neither a URL nor a join token"),
-    ],
-)
-def test_a_file_that_is_wrong_is_named(
-    environment: dict[str, str], tmp_path: Path, text: str, says: str
-) -> None:
-    with pytest.raises(Wrong, match=says):
-        find(None, None, write_config(tmp_path, text))
-
-
-def test_a_file_that_was_named_has_to_be_there(environment: dict[str, str]) -> None:
-    with pytest.raises(Wrong, match="no such file"):
-        find(None, None, {"REMOTING_BUS_CONFIG": "/no/such/file"})
+def test_what_cannot_be_understood_is_named_by_who_said_it() -> None:
+    for source in ("--join", "REMOTING_BUS_URL", "url in config.toml"):
+        with pytest.raises(Wrong, match=f"{source} is neither a URL nor a join token"):
+            find(Said.by("word", source), None)

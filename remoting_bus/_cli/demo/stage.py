@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from remoting_bus._cli.settings import CONFIG_VARIABLE, PREFIX
 from remoting_bus._master import Master, RemoteAgent
 from remoting_bus.bus.child import Child, open_child
 from remoting_bus.errors import CallTimeout
@@ -124,15 +125,21 @@ async def _ready(master: Master, name: str, folder: Path) -> RemoteAgent:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for all files, those that an embedded server keeps included."""
+    """A folder for all files, those that an embedded server keeps included.
+
+    Meanwhile the environment is that of the demo: what it starts is told all it needs,
+    and the user's own settings are for his commands.
+    """
     folder = Path(tempfile.mkdtemp(prefix="remoting-bus-demo-"))
-    before = os.environ.get("XDG_STATE_HOME")
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(PREFIX):
+            del os.environ[name]
+    os.environ[CONFIG_VARIABLE] = os.devnull
     os.environ["XDG_STATE_HOME"] = str(folder / "state")
     try:
         yield folder
     finally:
-        if before is None:
-            del os.environ["XDG_STATE_HOME"]
-        else:
-            os.environ["XDG_STATE_HOME"] = before
+        os.environ.clear()
+        os.environ.update(before)
         shutil.rmtree(folder)
