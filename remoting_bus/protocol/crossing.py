@@ -29,6 +29,7 @@ class Move(Enum):
     ALL_IN = auto()  # up
     OVER = auto()  # down: reason
     FAILED = auto()  # up: reason
+    UNKNOWN = auto()  # up: the kind of a frame that is not known
 
 
 class Number(Enum):

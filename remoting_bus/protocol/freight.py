@@ -285,7 +285,8 @@ class Freight:
     def _take(self, frame: list[Any]) -> None:
         kind = frame[0]
         if kind not in _OF_STREAMS:
-            return  # a newer peer's; CONTROL says what is not understood
+            self._batch.move(Move.UNKNOWN, kind)  # a newer peer's: CONTROL tells it
+            return
         stream = frame[1] = frame[1] ^ 1
         if stream & 1 and stream > self._highest:
             self._keep_early(stream, frame)

@@ -438,6 +438,8 @@ class Session:
                 self._goodbye.bytes_end_at(*arguments)
             elif kind is Move.ALL_IN:
                 self._goodbye.all_in()
+            elif kind is Move.UNKNOWN:
+                self.send_control(frames.unimplemented(arguments[0]))
         heard = batch.numbers.get((Number.HEARD, 0))
         if heard is not None:
             self._pulse.liveness.heard_beat(heard)

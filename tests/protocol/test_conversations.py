@@ -930,6 +930,15 @@ def speak(duo: Duo, lane: Lane, *frames: object) -> None:
     duo.world.send(duo.alpha, "call", "beta", envelope)
 
 
+def speak_bytes(duo: Duo, lane: Lane, *frames: object) -> None:
+    """The same on the bulk connection, where alpha has a stream under way."""
+    freight = duo.alpha.standbys[duo.near.id].freight
+    assert freight is not None
+    envelope = freight.lanes.build(lane, _giving(frames), None, duo.now, 60_000)
+    assert envelope is not None
+    duo.world.send(duo.alpha, "bulk", "beta", envelope)
+
+
 def _giving(frames: Sequence[object]) -> Callable[[int, int], bytes | None]:
     left = [dumps(frame) for frame in frames]
     return lambda room, number: left.pop(0) if left else None
@@ -944,6 +953,27 @@ def test_an_unknown_frame_is_answered_and_both_go_on(lane: Lane) -> None:
     duo.returns(came, 1)
     assert duo.outcome(call).value == 1
     assert [3, 99] in duo.frames_of("beta", Lane.CONTROL)
+    assert duo.near.phase is duo.far.phase is Phase.OPEN
+
+
+@pytest.mark.parametrize("lane", [Lane.BULK, Lane.LOG])
+def test_an_unknown_frame_among_bytes_is_answered_too(lane: Lane) -> None:
+    """By CONTROL, as it is no stream's; the bytes around it arrive."""
+    duo = Duo()
+    inlet, outlet = pipe()
+    _, came = duo.arrived(streams=[inlet])
+    assert outlet.write_nowait(b"before, ")
+    duo.run(0.5)
+    speak_bytes(duo, lane, [99, "from the future"], ["a word"])
+    assert outlet.write_nowait(b"after")
+    outlet.finish()
+    duo.run(0.5)
+    theirs = came.streams[0]
+    assert isinstance(theirs, Inlet)
+    assert read_all(theirs) == b"before, after"
+    answers = duo.frames_of("beta", Lane.CONTROL)
+    assert [3, 99] in answers
+    assert [3, -1] in answers
     assert duo.near.phase is duo.far.phase is Phase.OPEN
 
 
