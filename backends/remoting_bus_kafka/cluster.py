@@ -68,6 +68,7 @@ class Cluster:
         self._wires: dict[int, Wire] = {}
         self._connecting: dict[int, asyncio.Task[Wire]] = {}
         self._context: ssl.SSLContext | None = None
+        self._closing: set[asyncio.Future[None]] = set()
         self._closed = False
         self.brokers: dict[int, tuple[str, int]] = {}
         self.leaders: dict[Partition, int] = {}
@@ -219,13 +220,13 @@ class Cluster:
         self._closed = True
         for task in self._connecting.values():
             task.cancel()
-        closing = [wire.close() for wire in self._wires.values()]
+        for wire in self._wires.values():
+            wire.close()
         self._wires.clear()
-        waiting = [each for each in closing if each is not None]
         if self._connecting:
             await asyncio.wait(self._connecting.values(), timeout=CLOSE_LIMIT)
-        if waiting:
-            await asyncio.wait(waiting, timeout=CLOSE_LIMIT)
+        if self._closing:
+            await asyncio.wait(self._closing, timeout=CLOSE_LIMIT)
 
     def _order(self, suspects: set[int]) -> list[int]:
         """The brokers to ask: connected ones first, suspects last."""
@@ -239,6 +240,7 @@ class Cluster:
             self._context,
             place,
             answer_timeout=self._settings.answer_timeout + hold,
+            closing=self._closing,
         )
 
     def _connected(self, node: int, task: asyncio.Task[Wire]) -> None:

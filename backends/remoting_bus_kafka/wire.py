@@ -15,7 +15,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from aiokafka import errors as kafka_errors
-from aiokafka.conn import AIOKafkaConnection, create_conn
+from aiokafka.conn import AIOKafkaConnection
 
 from remoting_bus.errors import ConnectionFailed
 from remoting_bus_kafka.settings import Settings
@@ -56,8 +56,14 @@ class Wire:
         place: `host:port`, for messages.
     """
 
-    def __init__(self, connection: AIOKafkaConnection, place: str) -> None:
+    def __init__(
+        self,
+        connection: AIOKafkaConnection,
+        place: str,
+        closing: set[asyncio.Future[None]],
+    ) -> None:
         self._connection = connection
+        self._closing = closing
         self.place = place
 
     @classmethod
@@ -68,35 +74,48 @@ class Wire:
         place: tuple[str, int],
         *,
         answer_timeout: float,
+        closing: set[asyncio.Future[None]],
     ) -> Wire:
         """Connect, learn the versions, log in.
+
+        Args:
+            settings: What the URL says.
+            context: TLS, if it is wanted.
+            place: Host and port.
+            answer_timeout: Seconds for each answer.
+            closing: Where it is noted that a socket is being closed: TLS takes a moment
+                for that, and the loop has to go on meanwhile.
 
         Raises:
             Refused: The login is wrong.
             ConnectionFailed: Anything else; the cause is in the message.
         """
         shown = _shown(place)
+        connection = AIOKafkaConnection(
+            *place,
+            client_id=settings.name,
+            request_timeout_ms=round(1000 * answer_timeout),
+            security_protocol=settings.protocol,
+            ssl_context=context,
+            sasl_mechanism=settings.sasl,
+            sasl_plain_username=settings.user,
+            sasl_plain_password=settings.password,
+        )
+        wire = cls(connection, shown, closing)
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                connection = await create_conn(
-                    *place,
-                    client_id=settings.name,
-                    request_timeout_ms=round(1000 * answer_timeout),
-                    security_protocol=settings.protocol,
-                    ssl_context=context,
-                    sasl_mechanism=settings.sasl,
-                    sasl_plain_username=settings.user,
-                    sasl_plain_password=settings.password,
-                )
-        except _REFUSALS as error:
-            said = words_of(error)
-            raise Refused(f"{shown} refuses the credentials: {said}") from error
-        except ValueError as error:  # SCRAM: a server that does not know the password
-            raise Refused(f"{shown} could not prove who it is: {error}") from error
-        except (OSError, kafka_errors.KafkaError) as error:
-            hint = _hint(settings, error)
-            raise ConnectionFailed(f"{shown}: {words_of(error)}{hint}") from error
-        return cls(connection, shown)
+                await connection.connect()
+        except kafka_errors.KafkaError as error:
+            wire.close()  # it was connected, so it will be closed
+            raise _failure(settings, shown, error) from error
+        except ValueError as error:
+            if not isinstance(error, OSError):  # SCRAM: it does not know the password
+                wire.close()
+                raise Refused(f"{shown} could not prove who it is: {error}") from error
+            raise _failure(settings, shown, error) from error
+        except OSError as error:
+            raise _failure(settings, shown, error) from error
+        return wire
 
     @property
     def connected(self) -> bool:
@@ -134,10 +153,20 @@ class Wire:
             cause = error.__cause__ or error
             raise Broken(f"{self.place}: {words_of(cause)}") from error
 
-    def close(self) -> asyncio.Future[None] | None:
-        """Close now; what waits for an answer raises. Done when the socket is closed."""
-        closed: asyncio.Future[None] | None = self._connection.close()
-        return closed
+    def close(self) -> None:
+        """Close now; what waits for an answer raises."""
+        closed = self._connection.close()
+        if closed is not None and not closed.done():
+            self._closing.add(closed)
+            closed.add_done_callback(self._closing.discard)
+
+
+def _failure(settings: Settings, shown: str, error: Exception) -> ConnectionFailed:
+    """What became of an attempt, in our words."""
+    if isinstance(error, _REFUSALS):
+        said = _refusal(settings, error)
+        return Refused(f"{shown} refuses the credentials: {said}")
+    return ConnectionFailed(f"{shown}: {words_of(error)}{_hint(settings, error)}")
 
 
 def words_of(error: BaseException) -> str:
@@ -147,11 +176,21 @@ def words_of(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "no answer in time"
     if isinstance(error, kafka_errors.KafkaError):
-        said = str(error.args[0]) if error.args and error.args[0] else ""
         if error.__cause__ is not None:
             return words_of(error.__cause__)
-        return said or error.description or type(error).__name__
+        said = error.args[0] if error.args else ""  # of some the connection itself
+        about = said if isinstance(said, str) else ""
+        return about or getattr(error, "description", "") or type(error).__name__
     return str(error).strip("'") or type(error).__name__
+
+
+def _refusal(settings: Settings, error: BaseException) -> str:
+    """What is wrong with a login, and what would be right."""
+    if isinstance(error, kafka_errors.UnsupportedSaslMechanismError):
+        return f"it does not know {settings.sasl}; say another one with sasl="
+    if isinstance(error, kafka_errors.IllegalSaslStateError):
+        return "this port wants no login; leave user:password@ and sasl= away"
+    return words_of(error)
 
 
 def _hint(settings: Settings, error: BaseException) -> str:
@@ -160,10 +199,11 @@ def _hint(settings: Settings, error: BaseException) -> str:
         return ""
     if isinstance(error, ssl.SSLError):
         return " (does this port speak TLS at all?)"
-    said = words_of(error)
-    if said == "closed the connection" and not settings.tls:
-        return " (does this port want TLS? Then say tls=1)"
-    return ""
+    if words_of(error) != "closed the connection":
+        return ""
+    if settings.tls:
+        return " (does this port speak TLS at all?)"
+    return " (does this port want TLS? Then say tls=1)"
 
 
 def _shown(place: tuple[str, int]) -> str:
