@@ -22,6 +22,7 @@ from urllib.parse import ParseResult
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.aio.transport import Transport
+from nats.errors import StaleConnectionError
 
 from remoting_bus_nats.reading import READ, Arrivals, Take
 
@@ -54,6 +55,7 @@ class Wire(Transport, asyncio.BufferedProtocol):
 
     Attributes:
         arrivals: What came and was not taken.
+        heard: Something came; whoever looks clears it.
         lost: Done when the connection is gone; its result is the cause, or None.
         on_room: Called when publishing had to wait and no longer has to.
         on_full: Called when publishing has to wait.
@@ -65,6 +67,7 @@ class Wire(Transport, asyncio.BufferedProtocol):
         self._secure = False
         self._socket: asyncio.Transport | None = None
         self.arrivals = Arrivals(take)
+        self.heard = False
         self._paused_reading = False
         self._full_read_at = -BEHIND
         self._ended = False
@@ -92,6 +95,7 @@ class Wire(Transport, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Keep what came for the client's reader, or give it away."""
+        self.heard = True
         if nbytes >= READ:
             self._full_read_at = self._loop.time()
         if not self.arrivals.filled(nbytes):
@@ -350,10 +354,28 @@ class Client(NatsClient):
 
     def __init__(self, wire: Wire, take: Take) -> None:
         super().__init__()
-        self._transport = wire
+        self._transport = self._wire = wire
         self._take = take
         wire.arrivals.parser = self._ps
         self.msg_class = cast(type[Msg], self._offer)
+
+    async def _ping_interval(self) -> None:
+        """Ask whether the server lives, as nats-py does; but all that comes is an answer.
+
+        That to the ping stands behind what we have not read yet.
+        """
+        while True:
+            await asyncio.sleep(self.options["ping_interval"])
+            if not self.is_connected:
+                continue
+            if self._wire.heard:
+                self._wire.heard = False
+                self._pings_outstanding = 0
+            self._pings_outstanding += 1
+            if self._pings_outstanding > self.options["max_outstanding_pings"]:
+                await self._process_op_err(StaleConnectionError())
+                return
+            await self._send_ping()
 
     def _offer(
         self,

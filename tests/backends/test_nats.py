@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import nkeys
 import pytest
@@ -251,6 +253,52 @@ async def test_a_reader_that_stands_still_is_told(no_blocking: None) -> None:
                 task.cancel()
                 await asyncio.wait([task])
                 await wait_state(events, "up")
+
+
+async def test_a_slow_reader_keeps_its_link(own: LocalNats) -> None:
+    """The answer to its ping stands behind seconds of unread data: what comes is enough."""
+    bodies, size = 240, 64 * 1024
+    interval = 0.2
+    came = 0
+    done = asyncio.Event()
+
+    def read(body: bytes, lane: Lane) -> None:
+        nonlocal came
+        came += 1
+        until = time.perf_counter() + 0.01
+        while time.perf_counter() < until:
+            pass
+        if came == bodies:
+            done.set()
+
+    def flood() -> None:
+        """Publish all of it at once, from a thread that nobody slows down."""
+        where = urlsplit(own.urls[0])
+        with socket.create_connection((where.hostname, where.port)) as raw:
+            raw.sendall(b'CONNECT {"verbose":false}\r\n')
+            subject = b"rb.ns.reader.bulk.writer"
+            message = b"PUB %s %d\r\n%s\r\n" % (subject, size, bytes(size))
+            for _ in range(bodies):
+                raw.sendall(message)
+            raw.sendall(b"PING\r\n")
+            heard = b""
+            while b"PONG" not in heard:
+                heard += raw.recv(4096)
+
+    url = f"{own.urls[0]}?ping_interval={interval}"
+    async with (
+        asyncio.timeout(LIMIT),
+        NatsBackend().open(url) as slow,
+        slow.link_events() as events,
+        slow.consume(TO_READER, [Lane.BULK], prefetch=1, deliver=read),
+    ):
+        assert (await anext(events)).state == "up"
+        began = time.perf_counter()
+        await asyncio.gather(asyncio.to_thread(flood), done.wait())
+        assert time.perf_counter() - began > 8 * interval, "it was not slow at all"
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(4 * interval):
+                await anext(events)
 
 
 @pytest.mark.parametrize(
