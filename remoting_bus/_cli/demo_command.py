@@ -23,7 +23,8 @@ def demo(
     """Show the main job: a bus, a master and three agents, each a process.
 
     Args:
-        bus: The URL of a bus of yours; without it one is started.
+        bus: The URL of a bus of yours, or the name of a broker that is installed and
+            started for the demo (kafka); without it a NATS server is started.
         as_json: Write one JSON document in the end, for programs.
     """
     from .demo.script import play

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import anyio
+import platformdirs
 import psutil
 import pytest
 
@@ -69,6 +70,20 @@ def test_all_is_as_expected_and_nothing_is_left(user: User, mark: str) -> None:
     assert measured["file"]["mib"] == 64
     assert measured["outage"]["call_took_s"] >= measured["outage"]["stopped_s"]
     assert measured["kill"]["executed"] == "unknown"
+    assert marked(mark) == []
+    assert files_left(user) == []
+
+
+@pytest.mark.broker("kafka")
+def test_it_plays_on_a_private_kafka(user: User, mark: str) -> None:
+    """By its name; each step, with the bus stopped and continued, and nothing is left."""
+    cache = str(platformdirs.user_cache_path())  # of whoever runs the tests
+    variables = {MARK: mark, "XDG_CACHE_HOME": cache}
+    # Half a minute where the machine has nothing else to do.
+    done = user.run("demo", "--bus", "kafka", "--json", limit=180.0, **variables)
+    result = json.loads(done.stdout)
+    assert [step for step in result["steps"] if not step["ok"]] == []
+    assert [step["step"] for step in result["steps"]] == STEPS
     assert marked(mark) == []
     assert files_left(user) == []
 

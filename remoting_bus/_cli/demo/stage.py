@@ -15,13 +15,14 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from remoting_bus._cli.settings import CONFIG_VARIABLE, PREFIX
 from remoting_bus._master import Master, RemoteAgent
 from remoting_bus.bus.child import Child, open_child
 from remoting_bus.errors import CallTimeout
 
+from .brokers import PRIVATE, opened_private
 from .show import Unexpected
 
 if TYPE_CHECKING:
@@ -44,6 +45,14 @@ LEAVE = 1.0
 """Seconds that calls have when an agent is told to end."""
 
 
+class OurBus(Protocol):
+    """A bus that can be stopped and continued here."""
+
+    @property
+    def pid(self) -> int | None:
+        """Its process."""
+
+
 @dataclass(frozen=True)
 class Stage:
     """What the steps play on.
@@ -58,18 +67,25 @@ class Stage:
     processes: dict[str, Child]
     folder: Path
     there: Path
-    broker: EmbeddedServer | None
+    broker: OurBus | None
 
 
 @asynccontextmanager
 async def opened(url: str | None) -> AsyncGenerator[Stage, None]:
-    """Start everything; end it, and remove its files, when left."""
+    """Start everything; end it, and remove its files, when left.
+
+    Args:
+        url: A bus that is there, the name of a private broker, or None: a NATS of ours.
+    """
     with _folder() as folder:
         async with AsyncExitStack() as stack:
-            broker = None
+            broker: OurBus | None = None
             if url is None:
-                broker = await stack.enter_async_context(_embedded())
-                url = broker.url
+                embedded = await stack.enter_async_context(_embedded())
+                broker, url = embedded, embedded.url
+            elif url in PRIVATE:
+                private = await stack.enter_async_context(opened_private(url))
+                broker, url = private, private.url
             made = Master(
                 url,
                 namespace=f"demo-{secrets.token_hex(4)}",
@@ -93,8 +109,8 @@ async def opened(url: str | None) -> AsyncGenerator[Stage, None]:
 
 
 def _embedded() -> EmbeddedServer:
-    # The one place of the command line that knows a driver: no other can be stopped
-    # and continued here.
+    # Here and in `brokers` the command line knows drivers: what is to be stopped and
+    # continued has to be ours.
     from remoting_bus_nats.server import EmbeddedServer
 
     return EmbeddedServer()
