@@ -93,7 +93,7 @@ class User:
         return self.home / "work"
 
     def run(
-        self, *words: str, text: str = "", limit: float = WAIT, **environment: str
+        self, *words: str, text: str = "", **environment: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
         return subprocess.run(
@@ -101,7 +101,7 @@ class User:
             input=text,
             capture_output=True,
             text=True,
-            timeout=limit,
+            timeout=WAIT,
             check=False,
             cwd=self.work,
             env=self.environment | environment,
