@@ -80,6 +80,10 @@ class Loop(ABC):
         """Make a waiter of this loop."""
 
     @abstractmethod
+    def as_task(self, callback: Callable[[], object]) -> None:
+        """Run `callback` now; anyio knows where it is, as in a task of this loop."""
+
+    @abstractmethod
     def call_soon(self, callback: Callable[[], None]) -> None:
         """Run `callback` in a later turn of this loop; from its own thread only."""
 
@@ -172,6 +176,12 @@ class _AsyncioLoop(Loop):
 
     def signal(self) -> Signal:
         return _AsyncioSignal(self._loop)
+
+    def as_task(self, callback: Callable[[], object]) -> None:
+        if asyncio.current_task(self._loop) is None:
+            self._context.copy().run(callback)
+        else:
+            callback()
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._loop.call_soon(callback, context=self._context)
@@ -270,6 +280,9 @@ class _TrioLoop(Loop):
 
     def signal(self) -> Signal:
         return _TrioSignal()
+
+    def as_task(self, callback: Callable[[], object]) -> None:
+        callback()  # there are no callbacks outside tasks
 
     def call_soon(self, callback: Callable[[], None]) -> None:
         self._start()

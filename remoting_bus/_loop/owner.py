@@ -68,8 +68,12 @@ class Tasks:
 
         What it raises ends the life: see `on_crash`.
         """
-        assert self.group is not None, "the life has not begun"
-        self.group.start_soon(self._guard, function, args, name=name)
+        group = self.group
+        assert group is not None, "the life has not begun"
+        # Also from a callback, as deliveries are where a driver's client calls back.
+        self.loop.as_task(
+            lambda: group.start_soon(self._guard, function, args, name=name)
+        )
 
     async def _guard(
         self, function: Callable[..., Awaitable[Any]], args: tuple[Any, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -197,3 +198,26 @@ def test_a_thread_ends_when_its_makers_loop_is_closed() -> None:
     for orphan in orphans:
         orphan.join(5)
         assert not orphan.is_alive()
+
+
+@on_asyncio
+async def test_tasks_start_from_a_callback_of_a_client() -> None:
+    """Where no task runs and nothing in the context says which library this is."""
+    async with Supervisor(plain, "it") as tasks:
+        ran = anyio.Event()
+        failed: list[BaseException] = []
+
+        async def work() -> None:
+            ran.set()
+
+        def called_back() -> None:
+            try:
+                tasks.start_soon(work)
+            except BaseException as error:  # noqa: BLE001 - for the assertion below
+                failed.append(error)
+                ran.set()
+
+        loop = asyncio.get_running_loop()
+        loop.call_soon(called_back, context=contextvars.Context())
+        await ran.wait()
+        assert not failed

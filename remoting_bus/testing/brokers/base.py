@@ -194,6 +194,10 @@ class LocalBroker(ABC):
         """Let clients reach the node again."""
         self._proxy(i).heal()
 
+    def traffic(self, i: int = 0) -> int:
+        """Bytes that clients and a node have sent each other so far."""
+        return self._proxy(i).passed
+
     @abstractmethod
     def _prepare(self) -> None:
         """Write the configuration of all nodes (they have ports and proxies)."""

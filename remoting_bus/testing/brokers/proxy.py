@@ -26,12 +26,14 @@ class Proxy:
 
     Attributes:
         port: Where it listens.
+        passed: Bytes that it has passed on so far, both ways together.
     """
 
     def __init__(self, target: int) -> None:
         self._target = target
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
+        self.passed = 0
         self._cut = False
         self._stopping = False
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -121,6 +123,7 @@ class Proxy:
                 data = one.recv(CHUNK)
                 if not data:
                     raise ConnectionResetError
+                self.passed += len(data)
                 self._unsent[peer] = data
                 self._unsent[peer] = data[peer.send(data) :]
         except BlockingIOError:
