@@ -1,12 +1,13 @@
 """Names and the small values that every layer shares: addresses, lanes, priorities.
 
 One rule for names serves all brokers: what is allowed here is allowed in a NATS subject
-token, an AMQP routing key word and a Kafka topic, with no escaping. It must not know
-what any of these are used for.
+token, an AMQP routing key word and a Kafka topic, with no escaping. Seconds and counts
+have one rule, too. It must not know what any of these are used for.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import IntEnum
@@ -17,7 +18,10 @@ __all__ = [
     "Lane",
     "LogName",
     "Priority",
+    "check_count",
     "check_name",
+    "check_seconds",
+    "check_timeout",
 ]
 
 MAX_NAME_LENGTH = 63
@@ -55,6 +59,48 @@ def check_name(name: str, what: str = "name") -> str:
         f"{what} {shown!r} is not allowed: {wrong}. Use 1 to {MAX_NAME_LENGTH} ASCII "
         "letters, digits, '-' or '_', not beginning with '-'"
     )
+
+
+MAX_SECONDS = 366 * 86_400.0
+"""Of what two peers agree on: a year. What travels is a finite number."""
+
+
+def check_seconds(
+    value: float, what: str, *, least: float = 0.0, most: float = math.inf
+) -> float:
+    """Return `value` if it is a number of seconds in this range, else raise.
+
+    Raises:
+        ValueError: It is outside, or not a number; the message names the range.
+        TypeError: It is of another type.
+    """
+    if not isinstance(value, int | float):
+        raise TypeError(f"{what} must be seconds, a number, not {type(value).__name__}")
+    if not least <= value <= most:
+        upper = "or more" if most == math.inf else f"to {most:.0f}"
+        raise ValueError(f"{what} is {value!r}: give seconds, {least:g} {upper}")
+    return value
+
+
+def check_timeout(value: float | None, what: str = "timeout") -> float | None:
+    """Return `value` as `check_seconds` does; None and infinity mean no limit: None."""
+    if value is None or check_seconds(value, what) == math.inf:
+        return None
+    return value
+
+
+def check_count(value: int, what: str, *, least: int) -> int:
+    """Return `value` if it is a whole number, `least` or more, else raise.
+
+    Raises:
+        ValueError: It is less.
+        TypeError: It is of another type.
+    """
+    if not isinstance(value, int):
+        raise TypeError(f"{what} must be an int, not {type(value).__name__}")
+    if value < least:
+        raise ValueError(f"{what} is {value}: give {least} or more")
+    return value
 
 
 class Lane(IntEnum):

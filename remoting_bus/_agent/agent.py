@@ -26,12 +26,19 @@ from remoting_bus._loop import Tasks, before_termination
 from remoting_bus._remote.dispatch import Dispatcher
 from remoting_bus._remote.fleet import HOME, MAX_LABEL_LENGTH, MAX_LABELS, ROLE
 from remoting_bus._remote.join import JoinToken
-from remoting_bus._remote.program import IDLE, BusSource, Program, about_this_process
+from remoting_bus._remote.program import (
+    IDLE,
+    BusSource,
+    Program,
+    about_this_process,
+    check_term,
+)
 from remoting_bus._remote.registry import Registry, command
 from remoting_bus.channel.link import Link
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair
 from remoting_bus.errors import ChannelClosed, RemotingError
+from remoting_bus.names import check_count, check_seconds, check_timeout
 
 from .home import Home
 
@@ -105,11 +112,11 @@ class Agent(Program):
             )
         self._labels = _check_labels(labels)
         self._offers = _check_offers(offers)
-        self._workers = workers
-        self._waiting = waiting
-        self._grace = grace
-        self._heartbeat = heartbeat
-        self._patience = patience
+        self._workers = check_count(workers, "workers", least=1)
+        self._waiting = check_count(waiting, "waiting", least=0)
+        self._grace = check_term(grace, "grace")
+        self._heartbeat = check_term(heartbeat, "heartbeat")
+        self._patience = check_seconds(patience, "patience")
         self._registry = Registry()
         self._registry.add_all(commands)
         self._register_own()
@@ -216,7 +223,7 @@ class Agent(Program):
         ended = self._ended
         assert ended is not None
         try:
-            await node.drain(timeout)
+            await node.drain(check_timeout(timeout))
         finally:
             ended.set()
 

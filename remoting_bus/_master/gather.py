@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from remoting_bus._remote.caller import Options
 from remoting_bus._remote.gather import gather
 from remoting_bus._remote.outcome import Outcome
-from remoting_bus.names import Priority
+from remoting_bus.names import Priority, check_count, check_timeout
 
 from .remote_agent import RemoteAgent
 
@@ -38,13 +38,11 @@ class Many:
         priority: Priority | None = None,
         key: str | None = None,
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f"limit is {limit}: at least one call must be under way")
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout is {timeout!r}: give seconds, 0 or more")
+        if limit is not None:
+            check_count(limit, "limit", least=1)
         self._limit = limit
         chosen = Priority.NORMAL if priority is None else Priority(priority)
-        self._options = Options(timeout, chosen, key)
+        self._options = Options(check_timeout(timeout), chosen, key)
 
     @overload
     def gather(

@@ -29,6 +29,7 @@ from remoting_bus._remote.program import (
     BusSource,
     Program,
     about_this_process,
+    check_term,
     name_of_this_process,
 )
 from remoting_bus._remote.registry import Registry
@@ -36,7 +37,13 @@ from remoting_bus._remote.shapes import BadValue, converter
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair
 from remoting_bus.errors import RemotingError
-from remoting_bus.names import Priority, check_name
+from remoting_bus.names import (
+    Priority,
+    check_count,
+    check_name,
+    check_seconds,
+    check_timeout,
+)
 
 from .events import AgentEvent
 from .gather import Many, Results
@@ -105,11 +112,11 @@ class Master(Program):
             timeout=timeout,
         )
         self._adopt = adopt
-        self._workers = workers
-        self._waiting = waiting
-        self._grace = grace
-        self._heartbeat = heartbeat
-        self._idle = idle
+        self._workers = check_count(workers, "workers", least=1)
+        self._waiting = check_count(waiting, "waiting", least=0)
+        self._grace = check_term(grace, "grace")
+        self._heartbeat = check_term(heartbeat, "heartbeat")
+        self._idle = check_timeout(idle, "idle")
         self._roster = self._new_roster()
         self._dispatcher = Dispatcher(self._commands(), {OFFER})
 
@@ -225,7 +232,7 @@ class Master(Program):
         """
         node = self._running()
         records = [*self._roster.records()]
-        deadline = clock() + timeout
+        deadline = clock() + check_seconds(timeout, "timeout")
         for found in await node.look_up(timeout=timeout / 2):
             if found.name != self._name:
                 records += await self._ask(found.name, deadline)

@@ -21,6 +21,7 @@ from remoting_bus._loop import clock
 from remoting_bus._remote.caller import Caller
 from remoting_bus._remote.fleet import HOME
 from remoting_bus.errors import CallTimeout, PeerLost
+from remoting_bus.names import check_timeout
 from remoting_bus.protocol.terms import Phase
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class RemoteAgent(Caller):
         Raises:
             CallTimeout: It could not, within `timeout` seconds.
         """
+        timeout = check_timeout(timeout)
         with anyio.move_on_after(timeout):
             while not await self._is_ready():
                 await self._change()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
 from remoting_bus._loop import clock
 from remoting_bus.errors import CallRefused, RemotingError
-from remoting_bus.names import Priority
+from remoting_bus.names import Priority, check_timeout
 from remoting_bus.protocol.calls import OutcomeKind, OutgoingCall
 from remoting_bus.protocol.codec import EncodeError
 from remoting_bus.protocol.ends import StreamEnd
@@ -83,7 +83,8 @@ class Caller(ABC):
         """Return a handle whose calls have these options.
 
         Args:
-            timeout: Seconds until a call's deadline, which travels with it.
+            timeout: Seconds until a call's deadline, which travels with it; infinity
+                undoes one that was set.
             priority: URGENT calls overtake others, BACKGROUND ones wait for them.
             key: Makes a call durable: the same key is run at most once, and calling
                 again gives the recorded outcome.
@@ -279,10 +280,8 @@ def _merged(
     priority: Priority | None,
     key: str | None,
 ) -> Options:
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout is {timeout!r}: give seconds, 0 or more")
     return Options(
-        options.timeout if timeout is None else timeout,
+        options.timeout if timeout is None else check_timeout(timeout),
         options.priority if priority is None else Priority(priority),
         options.key if key is None else key,
     )

@@ -24,9 +24,16 @@ from remoting_bus.bus.opening import normalise
 from remoting_bus.channel.node import Node
 from remoting_bus.channel.pair import Pair, open_bus
 from remoting_bus.errors import ChannelClosed, LocalProtocolError
-from remoting_bus.names import check_name
+from remoting_bus.names import MAX_SECONDS, check_name, check_seconds, check_timeout
 
-__all__ = ["IDLE", "BusSource", "Program", "about_this_process", "name_of_this_process"]
+__all__ = [
+    "IDLE",
+    "BusSource",
+    "Program",
+    "about_this_process",
+    "check_term",
+    "name_of_this_process",
+]
 
 BusSource = str | Sequence[str] | Pair
 """Where a program finds its bus: a URL, several of one broker, or an open bus."""
@@ -59,6 +66,15 @@ def about_this_process() -> dict[str, Any]:
     }
 
 
+def check_term(value: float, what: str) -> float:
+    """Return the seconds that a program offers its peers, if they can be offered.
+
+    Raises:
+        ValueError: They are not from a thousandth to a year.
+    """
+    return check_seconds(value, what, least=0.001, most=MAX_SECONDS)
+
+
 class Program(ABC):
     """A named program on a bus. Entered and left, and then perhaps entered again."""
 
@@ -76,7 +92,7 @@ class Program(ABC):
         self._namespace = check_name(namespace, "namespace")
         # What is wrong with a URL is told here, to whoever wrote it.
         self._source = bus if isinstance(bus, Pair) else normalise(bus)
-        self._timeout = timeout
+        self._timeout = check_timeout(timeout)
         self._owner: Supervisor[None] | None = None
         self._node: Node | None = None
         self._pair: Pair | None = None

@@ -44,7 +44,7 @@ from remoting_bus.errors import (
     ConnectionFailed,
     LocalProtocolError,
 )
-from remoting_bus.names import Address, Lane, LogName
+from remoting_bus.names import Address, Lane, LogName, check_timeout
 from remoting_bus.protocol.crossing import Batch
 
 from .entry import Entry
@@ -455,4 +455,6 @@ def open_bus(
     plain, loops = split_option(normalise(url), "loops")
     if loops not in (None, "1", "2"):
         raise ValueError(f"loops must be 1 or 2, not {loops!r}")
-    return _OpenBus(plain, None if loops is None else int(loops), timeout)
+    return _OpenBus(
+        plain, None if loops is None else int(loops), check_timeout(timeout)
+    )
