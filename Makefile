@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 N ?= 1000
 UV ?= $(or $(wildcard $(BIN)/uv),uv)
 
-.PHONY: help venv demo test check format docs bench storm constraints clean
+.PHONY: help venv demo test check format docs bench clusters storm constraints clean
 
 help: ## Tell what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ docs: venv ## Build the documentation into site/
 
 bench: venv ## Run the benchmarks
 	$(BIN)/python -m benchmarks
+
+clusters: venv ## Kill, stop, cut off and restart nodes of clusters of each broker, under load
+	$(BIN)/python -m benchmarks run failover
 
 storm: venv ## Drive N seeded conversations over the lossy network (N=1000)
 	$(BIN)/python scripts/storm.py --seeds $(N)
