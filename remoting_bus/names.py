@@ -14,6 +14,7 @@ from enum import IntEnum
 
 __all__ = [
     "MAX_NAME_LENGTH",
+    "MAX_SECONDS",
     "Address",
     "Lane",
     "LogName",
