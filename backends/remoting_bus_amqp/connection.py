@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, Protocol
 
 import aiormq
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from aiormq.connection import TransportFactory
 
-from remoting_bus.errors import ChannelBroken, ConnectionFailed, RemotingError
+from remoting_bus.errors import ConnectionFailed, RemotingError
 from remoting_bus_amqp.deliveries import Deliveries
 from remoting_bus_amqp.publishing import Publisher
 from remoting_bus_amqp.settings import Host, Settings
@@ -34,6 +34,10 @@ LOOK = 0.5
 SILENT = 1.25
 """Heartbeats without a byte after which a broker counts as gone. It sends one each half
 heartbeat, a full one after its last word at the latest."""
+
+ANSWER_LIMIT = 5.0
+"""Seconds for the broker to set up one queue. A node that comes back may never answer
+about a mailbox that has no leader yet (RabbitMQ 3.10); asked again, it does."""
 
 _NOT_ALLOWED = 530
 _ACCESS_REFUSED = 403
@@ -118,6 +122,7 @@ class Connection:
         self._why = ""
         self._timer: asyncio.TimerHandle | None = None
         self._looked = 0.0
+        self._asked: dict[object, tuple[str, float]] = {}
         self.host = host
         self.wire = Wire()
         self.client = _Client(
@@ -266,6 +271,19 @@ class Connection:
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody waits after a loss
 
+    @contextlib.contextmanager
+    def asking(self, about: str) -> Iterator[None]:
+        """Count the connection as lost if what is asked meanwhile is not answered.
+
+        While an alarm blocks us nothing is, and the time does not count.
+        """
+        question = object()
+        self._asked[question] = (about, self._loop.time())
+        try:
+            yield
+        finally:
+            del self._asked[question]
+
     @contextlib.asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
         """A channel to set up queues on, which an error of the broker closes."""
@@ -305,6 +323,12 @@ class Connection:
         if on_time and silence > SILENT * self._settings.heartbeat:
             self.give_up(f"said nothing for {silence:.1f} s")
             return
+        if self.wire.blocked:
+            self._asked = {key: (about, now) for key, (about, _) in self._asked.items()}
+        for about, since in self._asked.values():
+            if now - since > ANSWER_LIMIT:
+                self.give_up(f"did not answer for {ANSWER_LIMIT:g} s about {about}")
+                return
         if self.publisher is not None:
             self.publisher.look(now)
         self._timer = self._loop.call_later(LOOK, self._look)
@@ -332,7 +356,6 @@ def words_of(error: BaseException) -> str:
     """An error as an operator would read it."""
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    if isinstance(error, ChannelBroken):
-        return str(error)
-    reply = getattr(error, "reason", None) or getattr(error, "message", None)
-    return str(reply or error).strip("'") or type(error).__name__
+    if isinstance(error, aiormq.exceptions.AMQPError) and error.args:
+        return str(error.args[-1])  # the others are codes
+    return str(error).strip("'") or type(error).__name__

@@ -196,30 +196,35 @@ class Queues:
             ConnectionFailed: The queue or the exchange cannot be as it has to be.
         """
         async with place.lock:
-            try:
-                if not place.readers:
-                    await self._give_up(connection, place)
-                    return
-                await self.exchange(connection, place.spot.namespace)
-                if place.connection is not connection:
-                    await self._make(connection, place)
-                else:
-                    await self._bind(connection, place)
-            except ChannelAccessRefused as error:
-                raise SecurityError(
-                    f"RabbitMQ does not let us read at {place.spot}: {words_of(error)}"
-                ) from error
-            except ChannelPreconditionFailed as error:
-                raise _other_settings(f"the queue of {place.spot}", error) from error
-            except ChannelLockedResource as error:
-                raise ConnectionFailed(
-                    f"the queue of {place.spot} is another's: {words_of(error)}",
-                    final=True,
-                ) from error
-            except AMQPError as error:
-                raise ConnectionFailed(
-                    f"the queue of {place.spot} cannot be had now: {words_of(error)}"
-                ) from error
+            with connection.asking(f"the queue of {place.spot}"):
+                await self._follow(connection, place)
+
+    async def _follow(self, connection: Connection, place: Place) -> None:
+        """Settle, with the place's lock held."""
+        try:
+            if not place.readers:
+                await self._give_up(connection, place)
+                return
+            await self.exchange(connection, place.spot.namespace)
+            if place.connection is not connection:
+                await self._make(connection, place)
+            else:
+                await self._bind(connection, place)
+        except ChannelAccessRefused as error:
+            raise SecurityError(
+                f"RabbitMQ does not let us read at {place.spot}: {words_of(error)}"
+            ) from error
+        except ChannelPreconditionFailed as error:
+            raise _other_settings(f"the queue of {place.spot}", error) from error
+        except ChannelLockedResource as error:
+            raise ConnectionFailed(
+                f"the queue of {place.spot} is another's: {words_of(error)}",
+                final=True,
+            ) from error
+        except AMQPError as error:
+            raise ConnectionFailed(
+                f"the queue of {place.spot} cannot be had now: {words_of(error)}"
+            ) from error
 
     async def exchange(self, connection: Connection, namespace: str) -> None:
         """Make sure that a namespace has its exchange, as it has to be.
@@ -339,8 +344,9 @@ class Queues:
                 if place.connection is not connection or place.owner:
                     return
                 try:
-                    if await _hold(connection, place):
-                        await self._change_over(connection, place)
+                    with connection.asking(f"the mailbox of {place.spot}"):
+                        if await _hold(connection, place):
+                            await self._change_over(connection, place)
                 except (RemotingError, AMQPError) as error:
                     connection.give_up(f"does not give us a mailbox: {words_of(error)}")
 
