@@ -38,7 +38,7 @@ $(VENV)/.installed: $(VENV)/.pinned pyproject.toml
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: venv ## Show the main job on this machine (BUS=URL on a bus of yours, BUS=kafka on a private one)
+demo: venv ## Show the main job on this machine (BUS=URL on a bus of yours, BUS=amqp or BUS=kafka on a private one)
 	$(BIN)/remoting-bus demo $(if $(BUS),--bus "$(BUS)")
 
 test: venv ## Run every test

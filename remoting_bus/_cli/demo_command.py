@@ -24,7 +24,7 @@ def demo(
 
     Args:
         bus: The URL of a bus of yours, or the name of a broker that is installed and
-            started for the demo (kafka); without it a NATS server is started.
+            started for the demo (amqp, kafka); without it a NATS server is started.
         as_json: Write one JSON document in the end, for programs.
     """
     from .demo.script import play

@@ -75,12 +75,18 @@ def test_all_is_as_expected_and_nothing_is_left(user: User, mark: str) -> None:
     assert files_left(user) == []
 
 
-@pytest.mark.broker("kafka")
-def test_it_plays_on_a_private_kafka(user: User, mark: str) -> None:
+@pytest.mark.parametrize(
+    "bus",
+    [
+        pytest.param("amqp", marks=pytest.mark.broker("amqp")),
+        pytest.param("kafka", marks=pytest.mark.broker("kafka")),
+    ],
+)
+def test_it_plays_on_a_private_broker(user: User, mark: str, bus: str) -> None:
     """By its name; each step, with the bus stopped and continued, and nothing is left."""
     cache = str(platformdirs.user_cache_path())  # of whoever runs the tests
     done = subprocess.run(
-        [*COMMAND, "demo", "--bus", "kafka", "--json"],
+        [*COMMAND, "demo", "--bus", bus, "--json"],
         capture_output=True,
         text=True,
         timeout=3 * WAIT,  # half a minute where the machine has nothing else to do

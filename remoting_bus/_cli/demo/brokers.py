@@ -36,13 +36,19 @@ class Private:
     pid: int
 
 
+def _amqp() -> LocalBroker:
+    from remoting_bus.testing.brokers import LocalRabbitMQ
+
+    return LocalRabbitMQ()
+
+
 def _kafka() -> LocalBroker:
     from remoting_bus.testing.brokers import LocalKafka
 
     return LocalKafka()
 
 
-PRIVATE: dict[str, Callable[[], LocalBroker]] = {"kafka": _kafka}
+PRIVATE: dict[str, Callable[[], LocalBroker]] = {"amqp": _amqp, "kafka": _kafka}
 """What starts a broker, by the word that stands in the place of a URL."""
 
 

@@ -118,7 +118,7 @@ class LocalRabbitMQ(LocalBroker):
         self._tick = tick
         self._definitions = definitions or {}
         self._config = config
-        self._scripts = find_rabbitmq()
+        self._scripts = DEBIAN
         self._epmd: Node | None = None
         self._distribution: list[int] = []
 
@@ -165,6 +165,7 @@ class LocalRabbitMQ(LocalBroker):
         }
 
     def _prepare(self) -> None:
+        self._scripts = find_rabbitmq()
         epmd_port, *self._distribution = free_ports(1 + self._count)
         home = self.folder / "home"
         home.mkdir()
