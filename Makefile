@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 N ?= 1000
 UV ?= $(or $(wildcard $(BIN)/uv),uv)
 
-.PHONY: help venv demo test check format docs bench clusters storm constraints clean
+.PHONY: help venv demo brokers test check format docs bench clusters storm constraints clean
 
 help: ## Tell what there is to make
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ $(VENV)/.installed: $(VENV)/.pinned pyproject.toml
 
 demo: venv ## Show the main job on this machine (BUS=URL on a bus of yours, BUS=amqp or BUS=kafka on a private one)
 	$(BIN)/remoting-bus demo $(if $(BUS),--bus "$(BUS)")
+
+brokers: venv ## Bring the brokers that tests start: Kafka, by Maven
+	$(BIN)/python scripts/bring_kafka.py
 
 test: venv ## Run every test
 	$(BIN)/python -m pytest

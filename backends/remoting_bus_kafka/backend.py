@@ -103,7 +103,7 @@ class KafkaBus(Bus):
         self._keys: dict[tuple[Address, Lane], tuple[str, bytes]] = {}
         self._mapped: dict[str, int] = {}
         self._cluster = Cluster(settings)
-        self._topics = Topics(settings, self._cluster, self._tell)
+        self._topics = Topics(settings, self._cluster, self._tell, self._in_use)
         self._link = Link(settings, self._cluster, self._settle)
         self._sender = Sender(
             settings,
@@ -266,6 +266,11 @@ class KafkaBus(Bus):
     def _partition(self, topic: str, address: Address) -> Partition:
         count = self._cluster.counts[topic]
         return topic, topology.partition_of(address.name, count)
+
+    def _in_use(self) -> set[str]:
+        """Topics that must not be forgotten."""
+        read = {topic for topic, _ in self._fetcher.positions}
+        return read | self._routes.keys() | self._sender.topics()
 
     # -- reading --
 

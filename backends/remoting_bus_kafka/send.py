@@ -174,10 +174,12 @@ class Sender:
         for partition in parked:
             self._make_ready(partition)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether anything waits for a leader."""
-        return bool(self._parked)
+    def topics(self) -> set[str]:
+        """The topics that something waits for, or is under way to."""
+        waiting = {topic for topic, _ in self._queues}
+        for outlet in self._outlets.values():
+            waiting.update(topic for topic, _ in outlet.flight)
+        return waiting
 
     async def close(self, limit: float) -> None:
         """Send what is under way and waits, for so many seconds; fail the rest."""

@@ -33,6 +33,10 @@ NOT_ALLOWED_TO_MAKE = {NOT_ALLOWED, 31}
 APPEAR_LIMIT = 10.0
 """Seconds for a new topic to have leaders everywhere: milliseconds on one broker."""
 
+MAX_TRACKED = 4096
+"""Topics that are asked for each time the cluster is: in the topology `topic` every peer
+that was ever written to has two, and command-line programs are peers, too."""
+
 PAUSE = 0.02
 """Seconds between two looks at a topic that is coming."""
 
@@ -55,14 +59,20 @@ class Topics:
 
     Args:
         tell: Called with what an operator should know of a topic that exists.
+        in_use: Returns the topics that are read, or that something waits for.
     """
 
     def __init__(
-        self, settings: Settings, cluster: Cluster, tell: Callable[[str], None]
+        self,
+        settings: Settings,
+        cluster: Cluster,
+        tell: Callable[[str], None],
+        in_use: Callable[[], set[str]] = set,
     ) -> None:
         self._settings = settings
         self._cluster = cluster
         self._tell = tell
+        self._in_use = in_use
         self._locks: dict[str, asyncio.Lock] = {}
         self._fit: set[str] = set()
         self._broker_batch = ASSUMED_BATCH
@@ -114,6 +124,7 @@ class Topics:
             return self._cluster.counts[topic]
         async with self._locks.setdefault(topic, asyncio.Lock()):
             if topic not in self._cluster.tracked:
+                self._make_room()
                 self._cluster.tracked.add(topic)
                 await self._cluster.refresh()
             if topic in self._cluster.counts:
@@ -129,6 +140,18 @@ class Topics:
             await self._appear(topic)
             self._fit.add(topic)
         return self._cluster.counts[topic]
+
+    def _make_room(self) -> None:
+        """Forget what is only written to now and then; it is looked at again then."""
+        if len(self._cluster.tracked) >= MAX_TRACKED:
+            kept = self._in_use()
+            self._cluster.tracked &= kept
+            self._fit &= kept
+            self._locks = {
+                topic: lock
+                for topic, lock in self._locks.items()
+                if topic in kept or lock.locked()
+            }
 
     def _replicas(self) -> int:
         return self._settings.replication or min(3, len(self._cluster.brokers))

@@ -23,7 +23,7 @@ from remoting_bus.bus import Bus, LinkEvent
 from remoting_bus.errors import ChannelBroken, ConnectionFailed, LimitExceeded
 from remoting_bus.names import Address, Lane
 from remoting_bus.testing.brokers import LocalKafka
-from remoting_bus_kafka import KafkaBackend
+from remoting_bus_kafka import KafkaBackend, topics
 from remoting_bus_kafka.backend import KafkaBus
 from remoting_bus_kafka.topology import partition_of, topic_of
 
@@ -369,6 +369,22 @@ async def test_a_topic_that_becomes_too_small_is_told(
         for body in bodies:
             await reader.wait_for(body)
         assert [body for body in reader.bodies if body in bodies] == bodies
+
+
+async def test_topics_of_many_peers_are_not_all_remembered(
+    shared_kafka: LocalKafka, to: Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that are read, are; the others are looked at again when they are needed."""
+    monkeypatch.setattr(topics, "MAX_TRACKED", 4)
+    async with opened(f"{shared_kafka.urls[0]}?topology=topic") as bus:
+        async with reading(bus, to) as reader:
+            for _ in range(2):
+                for number in range(8):
+                    peer = Address(to.namespace, f"peer{number}", "writer")
+                    await bus.publish(peer, Lane.CALL, b"x")
+            assert len(bus._cluster.tracked) <= 4
+            await bus.publish(to, Lane.CALL, b"ours")
+            await reader.wait_for(b"ours")
 
 
 async def test_more_replicas_than_brokers_is_told(

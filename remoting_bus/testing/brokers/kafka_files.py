@@ -97,16 +97,19 @@ def bring_kafka() -> Path:
             *(maven, "-q", "-B", "dependency:copy-dependencies"),
             *("-DincludeScope=runtime", f"-DoutputDirectory={work}/libs"),
         ]
-        done = subprocess.run(  # noqa: S603 - our own command
-            command,
-            cwd=work,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=MAVEN_LIMIT,
-            check=False,
-        )
+        try:
+            done = subprocess.run(  # noqa: S603 - our own command
+                command,
+                cwd=work,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=MAVEN_LIMIT,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"Maven took over {MAVEN_LIMIT:g} s") from None
         if done.returncode:
             raise RuntimeError(f"Maven could not bring Kafka: {done.stdout[-2000:]}")
         _check(Path(work) / "libs")
