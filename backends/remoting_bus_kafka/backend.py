@@ -382,9 +382,8 @@ class KafkaBus(Bus):
         self._link.look(node, error)
 
     def _tell(self, words: str) -> None:
-        """Tell something that an operator should know; the state is what it was."""
-        present = self._link.board.present
-        self._link.board.tell(LinkEvent(present.state, words))
+        """Tell something that an operator should know."""
+        self._link.board.tell(LinkEvent("note", words))
 
     def _tell_lost(self, words: str) -> None:
         self._link.board.tell(LinkEvent("lost", words))
