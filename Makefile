@@ -41,10 +41,11 @@ $(VENV)/.installed: $(VENV)/.pinned pyproject.toml
 demo: venv ## Show the main job on this machine (BUS=URL on a bus of yours, BUS=amqp or BUS=kafka on a private one)
 	$(BIN)/remoting-bus demo $(if $(BUS),--bus "$(BUS)")
 
-brokers: venv ## Bring the brokers that tests start: Kafka, by Maven
-	$(BIN)/python scripts/bring_kafka.py
+brokers: venv ## Bring the brokers that tests start: RabbitMQ by apt (as root), Kafka by Maven
+	$(BIN)/python scripts/bring_brokers.py
 
 test: venv ## Run every test
+	$(BIN)/python scripts/bring_brokers.py --before-tests
 	$(BIN)/python -m pytest
 
 check: venv ## Format, lint, types, layers, the wheel in a clean environment, the docs
