@@ -18,11 +18,13 @@ import anyio
 from aiormq.exceptions import AMQPError
 
 from remoting_bus.bus.backend import Backend, Bus, BusLimits, Deliver, LinkEvent
+from remoting_bus.bus.log import LogReader, LogStart
 from remoting_bus.errors import ChannelBroken, LimitExceeded, RemotingError
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 from remoting_bus_amqp import topology
 from remoting_bus_amqp.connection import Connection, words_of
 from remoting_bus_amqp.link import Link
+from remoting_bus_amqp.log import Logs
 from remoting_bus_amqp.publishing import Outgoing, Publisher, outgoing
 from remoting_bus_amqp.queues import Place, Queues
 from remoting_bus_amqp.settings import MAX_BYTES, Host, Settings, parse
@@ -84,6 +86,7 @@ class AmqpBus(Bus):
         self._routes: dict[tuple[Address, Lane], Outgoing] = {}
         self._link = Link(settings, self._make, self._restore)
         self._queues = Queues(settings, self._link.lost_some)
+        self._logs = Logs(settings, self._link, self._queues)
 
     async def start(self) -> None:
         """Connect; see `Link.start`."""
@@ -91,6 +94,7 @@ class AmqpBus(Bus):
 
     async def aclose(self) -> None:
         """Send what is under way, and close, within a second; also where it is cancelled."""
+        self._logs.close()
         with anyio.move_on_after(CLOSE_LIMIT, shield=True):
             await self._link.close()
 
@@ -186,6 +190,21 @@ class AmqpBus(Bus):
                 return False
         return True
 
+    async def append(self, log: LogName, key: str, body: bytes) -> None:
+        """See `Bus.append`; `Logs.append` has more."""
+        self._check_size(body)
+        await self._logs.append(log, key, body)
+
+    def read(
+        self, log: LogName, start: LogStart
+    ) -> AbstractAsyncContextManager[LogReader]:
+        """See `Bus.read`."""
+        return self._logs.read(log, start)
+
+    async def delete_log(self, log: LogName) -> None:
+        """See `Bus.delete_log`."""
+        await self._logs.delete(log)
+
     def link_events(self) -> AbstractAsyncContextManager[AsyncIterator[LinkEvent]]:
         """See `Bus.link_events`."""
         return self._link.board.events()
@@ -240,6 +259,7 @@ class AmqpBus(Bus):
                 keeps_while_away=kind == "quorum",
                 publishes_under_way=PUBLISHES_UNDER_WAY,
                 one_loop=kind == "priority",
+                durable_log=True,
             )
         await connection.until_lost(self._queues.restore(connection))
 

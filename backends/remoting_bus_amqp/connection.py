@@ -101,6 +101,7 @@ class Connection:
         host: Where it leads.
         lost: Done when it is gone.
         publisher: The channel of publishing; None while it is opened again.
+        log_publisher: The channel of appending to logs; None until it is needed.
         exchanges: Namespaces whose exchange is known to be right.
     """
 
@@ -130,6 +131,7 @@ class Connection:
         )
         self.client.vhost = settings.vhost
         self.publisher = None
+        self.log_publisher: Publisher | None = None
         self.exchanges: set[str] = set()
         self.lost = self.wire.lost
 
@@ -195,6 +197,12 @@ class Connection:
             self._owner.message_lost,
         )
 
+    @property
+    def publishers(self) -> list[Publisher]:
+        """The channels on which something may wait."""
+        both = (self.publisher, self.log_publisher)
+        return [publisher for publisher in both if publisher is not None]
+
     def cause(self) -> tuple[str, BaseException | None]:
         """Why it was lost, in words and as an exception."""
         error = self.lost.result() if self.lost.done() else None
@@ -221,9 +229,9 @@ class Connection:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(GOODBYE):
                     await self._finish()
-        if self.publisher is not None:
-            words, _ = self.cause()
-            self.publisher.close(f"the AMQP link was lost: {words}")
+        words, _ = self.cause()
+        for publisher in self.publishers:
+            publisher.close(f"the AMQP link was lost: {words}")
         self.wire.abort()
         for task in self._tasks:
             task.cancel()
@@ -329,8 +337,8 @@ class Connection:
             if now - since > ANSWER_LIMIT:
                 self.give_up(f"did not answer for {ANSWER_LIMIT:g} s about {about}")
                 return
-        if self.publisher is not None:
-            self.publisher.look(now)
+        for publisher in self.publishers:
+            publisher.look(now)
         self._timer = self._loop.call_later(LOOK, self._look)
 
     def _failure(self, error: BaseException) -> ConnectionFailed:

@@ -130,8 +130,8 @@ class Link:
 
     def changed(self, connection: Connection) -> None:
         """A connection is blocked or full, or is no longer."""
-        if connection.publisher is not None:
-            connection.publisher.wake()
+        for publisher in connection.publishers:
+            publisher.wake()
         if connection is not self.current or connection.lost.done():
             return
         wire = connection.wire

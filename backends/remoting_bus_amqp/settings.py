@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
 from remoting_bus.bus.urls import parse_url
 from remoting_bus.errors import ConnectionFailed
 from remoting_bus_amqp.topology import Topology
@@ -72,7 +73,8 @@ class Settings:
         max_bytes: The largest body; None means to ask the broker.
         mailbox_bytes: What one queue keeps.
         mailbox_age: Seconds a mailbox keeps a message.
-        replicas: On how many nodes a mailbox lives; None means as the broker likes.
+        replicas: On how many nodes a mailbox or log lives; None means as the broker likes.
+        logs: What durable logs keep.
     """
 
     hosts: tuple[Host, ...]
@@ -90,6 +92,7 @@ class Settings:
     mailbox_bytes: int = MAILBOX_BYTES
     mailbox_age: float = MAILBOX_AGE
     replicas: int | None = None
+    logs: Retention = field(default_factory=Retention)
 
     def client_url(self, host: Host) -> str:
         """The client's own URL of a host; the virtual host is given apart."""
@@ -193,9 +196,11 @@ def parse(url: str) -> Settings:
         raise ValueError(
             f"an AMQP URL begins with amqp:// or amqps://, not {parts.scheme}://"
         )
-    parts.check_options(_OPTIONS)
-    found: dict[str, Any] = {}
+    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
+    found: dict[str, Any] = {"logs": retention_of(parts)}
     for name, value in parts.options.items():
+        if name in LOG_OPTIONS:
+            continue
         convert, wanted = _OPTIONS[name]
         try:
             found[name] = convert(value)

@@ -11,9 +11,12 @@ routing key `rb.{namespace}.{to}.{lane}.{from}`, and whoever reads binds a queue
   reads it; another reader of the same address meanwhile has a queue as in `classic`.
 - `priority`: an exclusive one for all lanes, in which the lane is the priority.
 
+In all of them, a durable log is a stream that is bound to the same exchange by
+`rbl.{namespace}.{log}.*`; a record's key is the last word of its routing key.
+
 A broker can enforce who writes as whom: allow a peer `a` to configure `^rb\.ns\.q\.a\.`,
 to write and read that and the exchange, to write to topics `^rb\.ns\.[^.]+\.[^.]+\.a$`
-and to read topics `^rb\.ns\.a\.`. `names` allows nothing that would need escaping here.
+and to read topics `^rb\.ns\.a\.`; with logs, to write to topics `^rbl\.ns\.[^.]+\.a$`. `names` allows nothing that would need escaping here.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from remoting_bus.names import Address, Lane
+from remoting_bus.names import Address, Lane, LogName
 
 __all__ = [
     "LANE_TOKENS",
@@ -32,6 +35,9 @@ __all__ = [
     "binding_key",
     "exchange_name",
     "hold_name",
+    "log_arguments",
+    "log_key",
+    "log_stream",
     "mailbox_arguments",
     "mailbox_name",
     "own_queue_arguments",
@@ -156,3 +162,26 @@ def mailbox_arguments(
 def priority_of(lane: Lane) -> int:
     """The priority of a lane's messages where one queue has all lanes."""
     return int(_LEAST_PRIORITY - lane)
+
+
+def log_stream(log: LogName) -> str:
+    """The stream that is a log."""
+    return f"rb.{log.namespace}.log.{log.name}"
+
+
+def log_key(log: LogName, key: str) -> str:
+    """The routing key of a record; with "*" what binds the stream."""
+    return f"rbl.{log.namespace}.{log.name}.{key}"
+
+
+def log_arguments(max_bytes: int, age: int, replicas: int | None) -> dict[str, Any]:
+    """The arguments of a log's stream; whole segments go, a quarter of it each."""
+    arguments: dict[str, Any] = {
+        "x-queue-type": "stream",
+        "x-max-length-bytes": max_bytes,
+        "x-max-age": f"{age}s",
+        "x-stream-max-segment-size-bytes": max_bytes // 4,
+    }
+    if replicas is not None:
+        arguments["x-initial-cluster-size"] = replicas
+    return arguments
