@@ -456,6 +456,8 @@ class Freight:
             queue.rotate(-1)
             # Alone it fills the envelope: each frame costs.
             most = room - 64 if len(queue) == 1 else min(room - 64, PIECE)
+            if self._is_ahead(out):
+                most = min(most, EARLY - self._ahead_bytes)
             return self._frame_of(out, most)
         return None
 
