@@ -42,8 +42,9 @@ class Goodbye:
         self.by = now + GOODBYE_PATIENCE
 
     def bytes_end_at(self, bulk: int, log: int) -> None:
-        """These are the numbers of the last frames of bytes."""
-        self._last_bytes = (bulk, log)
+        """These are the numbers of the last frames of bytes; told again, it is no news."""
+        if not self.said:
+            self._last_bytes = (bulk, log)
 
     def pull(self, last_call: int) -> bytes | None:
         """Return our GOODBYE, once, as soon as it can be said."""

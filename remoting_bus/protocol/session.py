@@ -253,9 +253,9 @@ class Session:
         self._goodbye.leave(reason, now)
         self.outbox.clear()
         self._end_calls(ChannelClosed(f"the channel was closed: {reason}"))
-        if self.streams.used:
-            self._batch.move(Move.CLOSING)
-        else:
+        # Always: the peer may still introduce streams, which nobody here takes any more.
+        self._batch.move(Move.CLOSING)
+        if not self.streams.used:
             self._goodbye.bytes_end_at(0, 0)
         self.change(Phase.CLOSING, "closing", reason=reason)
 

@@ -31,8 +31,13 @@ from remoting_bus.protocol.ends import (
     StreamReset,
     pipe,
 )
-from remoting_bus.protocol.envelope import HEADER_BYTES, cut_trailer, read_header
-from remoting_bus.protocol.freight import EARLY
+from remoting_bus.protocol.envelope import (
+    HEADER_BYTES,
+    EnvelopeKind,
+    cut_trailer,
+    read_header,
+)
+from remoting_bus.protocol.freight import BULK_ENVELOPE, EARLY
 from remoting_bus.protocol.goodbye import GOODBYE_PATIENCE
 from remoting_bus.protocol.session import Session
 from remoting_bus.protocol.terms import Event, Phase, PhaseChanged, Terms
@@ -410,6 +415,38 @@ def test_bytes_may_come_before_their_stream() -> None:
 
     assert duo.run(10, all_read)
     assert got == data * 4
+
+
+def test_bytes_for_one_that_leaves_are_nobodys() -> None:
+    """It takes what introduces them no more: they are dropped, and break no rule."""
+    duo = Duo()
+    # Its goodbye stays on the way, so the other one goes on as if nothing were; its
+    # acknowledgements arrive.
+    duo.world.holds = lambda sender, kind, body: (
+        sender == "beta"
+        and (body[2], body[3]) == (EnvelopeKind.SEALED, Lane.CONTROL)
+        and len(decode(cut_trailer(body)[HEADER_BYTES:-4])) > 5
+    )
+    duo.beta.endpoint.current["alpha"].close("bye", duo.now)
+    outlets: list[Outlet] = []
+    for _ in range(3):
+        inlet, outlet = pipe()
+        duo.start(streams=[inlet])
+        outlets.append(outlet)
+
+    def pump() -> bool:
+        for each in outlets:
+            while each.write_nowait(bytes(64 * 1024)):
+                duo.world.touch(duo.alpha)
+        return False
+
+    duo.run(2, pump)
+    sent = {f[1:3] for f in map(tuple, duo.frames_of("alpha", Lane.BULK)) if f[0] == 20}
+    assert len(sent) * 64 * 1024 > EARLY + BULK_ENVELOPE  # else this shows nothing
+    assert duo.far.cause is None
+    duo.world.let_go()
+    assert duo.run(10, lambda: duo.near.phase is Phase.OVER)
+    assert "has left" in str(duo.near.cause)
 
 
 def test_a_slow_reader_stops_its_writer_and_no_other() -> None:
