@@ -7,14 +7,20 @@ opens nothing but the TLS files; `link` does the rest.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import quote
 
 from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
+from remoting_bus.bus.options import (
+    Option,
+    count,
+    one_of,
+    read_options,
+    seconds,
+    text,
+    tls_context,
+)
 from remoting_bus.bus.urls import parse_url
-from remoting_bus.errors import ConnectionFailed
 from remoting_bus_amqp.topology import Topology
 
 __all__ = ["Host", "Settings", "parse"]
@@ -108,77 +114,39 @@ class Settings:
         Raises:
             ConnectionFailed: A file cannot be read.
         """
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as error:  # ssl.SSLError is one
-            files = ", ".join(
-                f for f in (self.tls_ca, self.tls_cert, self.tls_key) if f
-            )
-            raise ConnectionFailed(f"TLS files {files}: {error}") from error
-        return context
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(value)
-    return seconds
+        return tls_context(self.tls_ca, self.tls_cert, self.tls_key)
 
 
 def _age(value: str) -> float:
-    seconds = _seconds(value)
-    if not 0.001 <= seconds < 2**31 / 1000:  # the broker's numbers are ms of 32 bits
+    age = seconds(value)
+    if not 0.001 <= age < 2**31 / 1000:  # the broker's numbers are ms of 32 bits
         raise ValueError(value)
-    return seconds
-
-
-def _count(value: str) -> int:
-    count = int(value)
-    if count <= 0:
-        raise ValueError(value)
-    return count
+    return age
 
 
 def _heartbeat(value: str) -> int:
-    seconds = _count(value)
-    if seconds > 600:
+    number = count(value)
+    if number > 600:
         raise ValueError(value)
-    return seconds
+    return number
 
 
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(value)
-        return value
-
-    return check
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError(value)
-    return value
-
-
-_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+_OPTIONS: dict[str, Option] = {
     "topology": (
-        _one_of("classic", "quorum", "priority"),
+        one_of("classic", "quorum", "priority"),
         "classic, quorum or priority",
     ),
-    "tls_ca": (_text, "a file of certificates"),
-    "tls_cert": (_text, "a certificate file"),
-    "tls_key": (_text, "a key file"),
-    "tls_hostname": (_text, "a host name"),
+    "tls_ca": (text, "a file of certificates"),
+    "tls_cert": (text, "a certificate file"),
+    "tls_key": (text, "a key file"),
+    "tls_hostname": (text, "a host name"),
     "heartbeat": (_heartbeat, "whole seconds from 1 to 600"),
-    "connect_timeout": (_seconds, "seconds above 0"),
-    "name": (_text, "a text"),
-    "max_bytes": (_count, "a number of bytes above 0"),
-    "mailbox_bytes": (_count, "a number of bytes above 0"),
+    "connect_timeout": (seconds, "seconds above 0"),
+    "name": (text, "a text"),
+    "max_bytes": (count, "a number of bytes above 0"),
+    "mailbox_bytes": (count, "a number of bytes above 0"),
     "mailbox_age": (_age, "seconds, at least 0.001 and less than 25 days"),
-    "replicas": (_count, "a number above 0"),
+    "replicas": (count, "a number above 0"),
 }
 
 
@@ -196,23 +164,11 @@ def parse(url: str) -> Settings:
         raise ValueError(
             f"an AMQP URL begins with amqp:// or amqps://, not {parts.scheme}://"
         )
-    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
-    found: dict[str, Any] = {"logs": retention_of(parts)}
-    for name, value in parts.options.items():
-        if name in LOG_OPTIONS:
-            continue
-        convert, wanted = _OPTIONS[name]
-        try:
-            found[name] = convert(value)
-        except ValueError:
-            raise ValueError(
-                f"option {name!r} of {parts.scheme}:// wants {wanted}"
-            ) from None
+    found = read_options(parts, _OPTIONS, LOG_OPTIONS)
+    found["logs"] = retention_of(parts)
     tls = parts.scheme == "amqps"
     if not tls and any(name.startswith("tls_") for name in found):
         raise ValueError("options of TLS need amqps://, not amqp://")
-    if ("tls_key" in found) > ("tls_cert" in found):
-        raise ValueError("option 'tls_key' of amqps:// needs 'tls_cert' too")
     # What one host says of the login holds for all that say nothing.
     login = next((h for h in parts.hosts if h.user is not None), None)
     port = DEFAULT_TLS_PORT if tls else DEFAULT_PORT

@@ -5,10 +5,9 @@ partitions meanwhile: so order is kept, also where a request is repeated, and a 
 writer pays for one request what an idle one pays for one message. Where the broker is
 idle the request is written in the caller's own turn of the loop.
 
-Measured (two processes, one broker, 64 bytes, medians): acks=all and acks=1 are within
-noise of each other on one broker and for a call over three, as readers get nothing
-before all replicas in step have it; so "all" is the default, which loses nothing with a
-leader. Not idempotent: a repeated request after a lost answer makes duplicates, and the
+Measured (both sides in one process, 64 bytes, medians): acks=all and acks=1 are within
+noise of each other, as readers get nothing before all replicas in step have it; so "all"
+is the default, which loses nothing with a leader. Not idempotent: a repeated request after a lost answer makes duplicates, and the
 contract allows them; what numbers would cost is a request at each start and state in
 each broker.
 

@@ -7,13 +7,21 @@ It makes a frozen `Settings` of a URL. It opens nothing but the TLS files; `wire
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
+from remoting_bus.bus.options import (
+    Option,
+    count,
+    one_of,
+    read_options,
+    seconds,
+    switch,
+    text,
+    tls_context,
+)
 from remoting_bus.bus.urls import parse_url
-from remoting_bus.errors import ConnectionFailed
 from remoting_bus_kafka.topology import TopologyName
 
 __all__ = ["Mechanism", "Settings", "parse"]
@@ -116,72 +124,29 @@ class Settings:
         """
         if not self.tls:
             return None
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as error:  # ssl.SSLError is one
-            files = (self.tls_ca, self.tls_cert, self.tls_key)
-            named = ", ".join(f for f in files if f)
-            raise ConnectionFailed(f"TLS files {named}: {error}") from error
-        return context
-
-
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(value)
-    return seconds
-
-
-def _count(value: str) -> int:
-    count = int(value)
-    if count <= 0:
-        raise ValueError(value)
-    return count
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(value)
-        return value
-
-    return check
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError(value)
-    return value
-
-
-def _switch(value: str) -> bool:
-    if value not in ("0", "1"):
-        raise ValueError(value)
-    return value == "1"
+        return tls_context(self.tls_ca, self.tls_cert, self.tls_key)
 
 
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
 
-_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "topology": (_one_of("partitions", "topic"), "partitions or topic"),
-    "partitions": (_count, "a number above 0"),
-    "replication": (_count, "a number above 0"),
-    "acks": (_one_of("all", "leader"), "all or leader"),
-    "sasl": (_one_of(*_MECHANISMS), "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
-    "tls": (_switch, "0 or 1"),
-    "tls_ca": (_text, "a file of certificates"),
-    "tls_cert": (_text, "a certificate file"),
-    "tls_key": (_text, "a key file"),
-    "connect_timeout": (_seconds, "seconds above 0"),
-    "answer_timeout": (_seconds, "seconds above 0"),
-    "fetch_wait": (_seconds, "seconds above 0"),
-    "ping_interval": (_seconds, "seconds above 0"),
-    "max_bytes": (_count, "a number of bytes above 0"),
-    "retention": (_seconds, "seconds above 0"),
-    "retention_bytes": (_count, "a number of bytes above 0"),
-    "name": (_text, "a text"),
+_OPTIONS: dict[str, Option] = {
+    "topology": (one_of("partitions", "topic"), "partitions or topic"),
+    "partitions": (count, "a number above 0"),
+    "replication": (count, "a number above 0"),
+    "acks": (one_of("all", "leader"), "all or leader"),
+    "sasl": (one_of(*_MECHANISMS), "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+    "tls": (switch, "0 or 1"),
+    "tls_ca": (text, "a file of certificates"),
+    "tls_cert": (text, "a certificate file"),
+    "tls_key": (text, "a key file"),
+    "connect_timeout": (seconds, "seconds above 0"),
+    "answer_timeout": (seconds, "seconds above 0"),
+    "fetch_wait": (seconds, "seconds above 0"),
+    "ping_interval": (seconds, "seconds above 0"),
+    "max_bytes": (count, "a number of bytes above 0"),
+    "retention": (seconds, "seconds above 0"),
+    "retention_bytes": (count, "a number of bytes above 0"),
+    "name": (text, "a text"),
 }
 
 
@@ -198,18 +163,8 @@ def parse(url: str) -> Settings:
         raise ValueError(
             "a Kafka URL has no path: kafka://host:port,host:port?option=value"
         )
-    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
-    found: dict[str, Any] = {"logs": retention_of(parts)}
-    for name, value in parts.options.items():
-        if name in LOG_OPTIONS:
-            continue
-        convert, wanted = _OPTIONS[name]
-        try:
-            found[name] = convert(value)
-        except ValueError:
-            raise ValueError(f"option {name!r} of kafka:// wants {wanted}") from None
-    if ("tls_key" in found) > ("tls_cert" in found):
-        raise ValueError("option 'tls_key' of kafka:// needs 'tls_cert' too")
+    found = read_options(parts, _OPTIONS, LOG_OPTIONS)
+    found["logs"] = retention_of(parts)
     secure = any(name.startswith("tls_") for name in found)
     if secure and not found.setdefault("tls", True):
         raise ValueError("options 'tls_…' of kafka:// contradict 'tls=0'")

@@ -230,9 +230,9 @@ class Link:
         for host in hosts:
             try:
                 connection = await self._connect(host)
-            except Refused:
-                raise
             except ConnectionFailed as error:
+                if error.final:
+                    raise
                 failures.append(error)
             else:
                 self._use(connection)

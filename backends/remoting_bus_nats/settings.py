@@ -7,7 +7,6 @@ nothing but the TLS files; `wire` and `backend` do the rest.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +15,15 @@ from typing import Any, Literal
 from nats.aio.client import RawCredentials
 
 from remoting_bus.bus.log import LOG_OPTIONS, Retention, retention_of
+from remoting_bus.bus.options import (
+    Option,
+    count,
+    one_of,
+    read_options,
+    seconds,
+    text,
+    tls_context,
+)
 from remoting_bus.bus.urls import parse_url
 from remoting_bus.errors import ConnectionFailed
 
@@ -141,27 +149,21 @@ class Settings:
         return options
 
     def _tls_context(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self.tls_ca)
-            if self.tls_cert is not None:
-                context.load_cert_chain(self.tls_cert, self.tls_key)
-        except OSError as error:  # ssl.SSLError is one
-            files = ", ".join(
-                f for f in (self.tls_ca, self.tls_cert, self.tls_key) if f
-            )
-            raise ConnectionFailed(f"TLS files {files}: {error}") from error
-        return context
+        return tls_context(self.tls_ca, self.tls_cert, self.tls_key)
 
 
 def _secret_file(what: str, path: str) -> str:
     if find_spec("nkeys") is None:
         raise ConnectionFailed(
-            f'credentials by {what} need the package nkeys: pip install "nkeys"'
+            f'credentials by {what} need the package nkeys: pip install "nkeys"',
+            final=True,
         )
     try:
         return Path(path).read_text(encoding="ascii")
     except (OSError, ValueError) as error:
-        raise ConnectionFailed(f"the {what} file {path!r}: {error}") from error
+        raise ConnectionFailed(
+            f"the {what} file {path!r}: {error}", final=True
+        ) from error
 
 
 def _creds_file(path: str) -> str:
@@ -170,56 +172,28 @@ def _creds_file(path: str) -> str:
         if part not in text:  # what the client says of that helps nobody
             raise ConnectionFailed(
                 f"the creds file {path!r} has no {part!r}: it is to hold a user's JWT and "
-                "seed, as `nsc generate creds` writes them"
+                "seed, as `nsc generate creds` writes them",
+                final=True,
             )
     return text
 
 
-def _seconds(value: str) -> float:
-    seconds = float(value)
-    if not 0 < seconds < float("inf"):
-        raise ValueError(value)
-    return seconds
-
-
-def _count(value: str) -> int:
-    count = int(value)
-    if count <= 0:
-        raise ValueError(value)
-    return count
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in allowed:
-            raise ValueError(value)
-        return value
-
-    return check
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError(value)
-    return value
-
-
-_OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "topology": (_one_of("core", "jetstream"), "core or jetstream"),
-    "token": (_text, "a token"),
-    "nkey": (_text, "a file with an nkey seed"),
-    "creds": (_text, "a credentials file"),
-    "tls_ca": (_text, "a file of certificates"),
-    "tls_cert": (_text, "a certificate file"),
-    "tls_key": (_text, "a key file"),
-    "tls_hostname": (_text, "a host name"),
-    "ping_interval": (_seconds, "seconds above 0"),
-    "connect_timeout": (_seconds, "seconds above 0"),
-    "name": (_text, "a text"),
-    "mailbox_bytes": (_count, "a number of bytes above 0"),
-    "mailbox_age": (_seconds, "seconds above 0"),
-    "storage": (_one_of("file", "memory"), "file or memory"),
-    "replicas": (_count, "a number above 0"),
+_OPTIONS: dict[str, Option] = {
+    "topology": (one_of("core", "jetstream"), "core or jetstream"),
+    "token": (text, "a token"),
+    "nkey": (text, "a file with an nkey seed"),
+    "creds": (text, "a credentials file"),
+    "tls_ca": (text, "a file of certificates"),
+    "tls_cert": (text, "a certificate file"),
+    "tls_key": (text, "a key file"),
+    "tls_hostname": (text, "a host name"),
+    "ping_interval": (seconds, "seconds above 0"),
+    "connect_timeout": (seconds, "seconds above 0"),
+    "name": (text, "a text"),
+    "mailbox_bytes": (count, "a number of bytes above 0"),
+    "mailbox_age": (seconds, "seconds above 0"),
+    "storage": (one_of("file", "memory"), "file or memory"),
+    "replicas": (count, "a number above 0"),
 }
 
 
@@ -240,20 +214,8 @@ def parse(url: str) -> Settings:
         raise ValueError(
             "a NATS URL has no path: nats://host:port,host:port?option=value"
         )
-    parts.check_options(_OPTIONS.keys() | LOG_OPTIONS)
-    found: dict[str, Any] = {"retention": retention_of(parts)}
-    for name, value in parts.options.items():
-        if name in LOG_OPTIONS:
-            continue
-        convert, wanted = _OPTIONS[name]
-        try:
-            found[name] = convert(value)
-        except ValueError:
-            raise ValueError(
-                f"option {name!r} of {parts.scheme}:// wants {wanted}"
-            ) from None
-    if ("tls_key" in found) > ("tls_cert" in found):
-        raise ValueError("option 'tls_key' of nats:// needs 'tls_cert' too")
+    found = read_options(parts, _OPTIONS, LOG_OPTIONS)
+    found["retention"] = retention_of(parts)
     # What one host says of the login holds for all that say nothing.
     login = next((h for h in parts.hosts if h.user is not None), None)
     ways = [way for way in ("token", "nkey", "creds") if way in found]
