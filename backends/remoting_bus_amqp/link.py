@@ -12,24 +12,17 @@ It must not know what is published or read.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 from collections.abc import Awaitable, Callable
 
 from remoting_bus.bus.backend import LinkEvent
 from remoting_bus.bus.links import LinkBoard
+from remoting_bus.bus.rounds import rounds
 from remoting_bus.errors import ChannelBroken, ConnectionFailed
 from remoting_bus_amqp.connection import Connection, Refused, words_of
 from remoting_bus_amqp.settings import Host, Settings
 
 __all__ = ["Link"]
-
-FIRST_PAUSE = 0.1
-"""Seconds, at most, before hosts are tried again that were all tried; each is jittered
-from a tenth of it, so that a fleet does not come back in one moment."""
-
-LONGEST_PAUSE = 4.0
-"""Seconds, at most, between two rounds over the hosts. What comes back is found in 2 s."""
 
 BLOCKED_AFTER = 1.0
 """Seconds without room before the link is told to be blocked; bulk fills it all the time."""
@@ -187,25 +180,15 @@ class Link:
             self.board.tell(LinkEvent("failed", words_of(error), error))
 
     async def _reconnect(self, last: Host) -> Connection:
-        """The next host first, at once; pauses only when all were tried."""
-        hosts = list(self._settings.hosts)
-        at = hosts.index(last)
-        hosts = hosts[at + 1 :] + hosts[: at + 1]
-        pause = FIRST_PAUSE
-        for host in hosts[:-1]:
-            with contextlib.suppress(ConnectionFailed):
+        for pause, host in rounds(self._settings.hosts, last):
+            await asyncio.sleep(pause)
+            try:
                 return await self._connect(host)
-        hosts = hosts[-1:] + hosts[:-1]
-        while True:
-            await asyncio.sleep(random.uniform(pause / 10, pause))  # noqa: S311 - jitter
-            pause = min(pause * 2, LONGEST_PAUSE)
-            for host in hosts:
-                try:
-                    return await self._connect(host)
-                except Refused:
-                    raise
-                except ConnectionFailed as error:
-                    self.board.present = LinkEvent("down", str(error), error)
+            except Refused:
+                raise
+            except ConnectionFailed as error:
+                self.board.present = LinkEvent("down", str(error), error)
+        raise AssertionError("rounds never end")
 
     def _tell_blocked(self, words: str) -> None:
         if self.current is not None:
