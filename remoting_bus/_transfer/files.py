@@ -18,6 +18,7 @@ from remoting_bus._loop import clock
 from remoting_bus._remote.call import Call
 from remoting_bus._remote.caller import Caller
 from remoting_bus._remote.context import Progress
+from remoting_bus._remote.links import link_of, link_to
 from remoting_bus.channel.streams import ReceiveStream, SendStream
 from remoting_bus.errors import (
     CallCancelled,
@@ -152,12 +153,12 @@ class RemoteFiles:
         self, name: str, path: bytes, tree: bool, work: Work[R], report: Report
     ) -> tuple[R, Any]:
         """Call, work with the streams, and return both results."""
-        link = await self._caller._link(None)
+        link = await link_to(self._caller)
         writer = Carried("send", link.new_carried_token())
         reader = Carried("receive", link.new_carried_token())
         async with self._caller.start(name, path, tree, writer, reader) as call:
             try:
-                made = await carry(call._link, reader, writer, work, report)
+                made = await carry(link_of(call), reader, writer, work, report)
             except (anyio.BrokenResourceError, ChannelBroken):
                 # The call tells why. If it does not fail, the break is all there is.
                 await call.result()

@@ -14,6 +14,7 @@ import anyio
 import anyio.abc
 
 from remoting_bus._remote.context import Progress, current
+from remoting_bus._remote.links import link_of
 from remoting_bus._remote.registry import Registry
 from remoting_bus.protocol.ends import Carried
 
@@ -95,7 +96,7 @@ async def _where_they_live(
 ) -> R:
     """Run a transfer here, or where the program has its bulk side: see `CARRIED`."""
     if isinstance(incoming, Carried) and isinstance(outgoing, Carried):
-        return await carry(current()._link, incoming, outgoing, work, _unheard)
+        return await carry(link_of(current()), incoming, outgoing, work, _unheard)
     assert not isinstance(incoming, Carried)
     assert not isinstance(outgoing, Carried)
     return await work(incoming, outgoing, _unheard)

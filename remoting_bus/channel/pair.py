@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Literal, TypeVar
 
 import anyio
+import anyio.to_thread
 
 from remoting_bus import observe
 from remoting_bus._loop import (
@@ -412,7 +413,9 @@ class _OpenBus(AbstractAsyncContextManager[Pair]):
     async def __aenter__(self) -> Pair:
         if self._owner is not None:
             raise LocalProtocolError("a bus is opened once; call open_bus() again")
-        pair = Pair(backend_for(self._url), self._url, self._loops)
+        # It reads files of the environment, and imports the driver.
+        backend = await anyio.to_thread.run_sync(backend_for, self._url)
+        pair = Pair(backend, self._url, self._loops)
         owner = self._owner = Supervisor(pair.life, "the bus", pair.ended)
         if self._timeout is None:
             return await owner.__aenter__()

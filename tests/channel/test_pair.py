@@ -244,3 +244,20 @@ async def test_idle_links_cost_no_timers(hall: Hall, shell: str) -> None:
             async with anyio.create_task_group() as group:
                 for node in nodes:
                     group.start_soon(node.aclose)
+
+
+async def test_a_driver_is_found_and_imported_off_the_loop(
+    hall: Hall, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That reads files: no call of this loop waits for the disk."""
+    threads: list[int] = []
+
+    def find(url: str) -> Hall:
+        threads.append(threading.get_ident())
+        return hall
+
+    monkeypatch.setattr("remoting_bus.channel.pair.backend_for", find)
+    async with open_bus(f"hall://here?loops={shell[-1]}"):
+        pass
+    assert len(threads) == 1
+    assert threads[0] != threading.get_ident()
