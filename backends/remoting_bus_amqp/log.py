@@ -45,6 +45,11 @@ from remoting_bus_amqp.wire import HEADER, METHOD, Wire
 __all__ = ["LogPublisher", "Logs"]
 
 ACCESS_REFUSED = 403
+INTERNAL_ERROR = 541
+
+ATTEMPTS = 3
+"""How often a record is appended that no stream took up, or over which the broker broke
+down: both are seen where the stream was deleted just before."""
 
 _RETURN = struct.pack(">HH", 60, 50)
 _PUBLISH = struct.pack(">I", commands.Basic.Publish.index)
@@ -113,32 +118,55 @@ class Logs:
     async def append(self, log: LogName, key: str, body: bytes) -> None:
         """See `Bus.append`. While the link is down it raises at once.
 
-        While an alarm blocks the connection it waits; "blocked" tells of that.
+        While an alarm blocks the connection it waits; "blocked" tells of that. RabbitMQ
+        3.10 on several nodes may close it with an internal error where a stream is made
+        again that was deleted just before: then it is appended once more.
         """
         check_name(key, "key of a record")
-        exchange = topology.exchange_name(log.namespace)
-        route = topology.log_key(log, key)
-        for _ in range(2):
+        for attempt in range(ATTEMPTS):
             connection = self._link.connection()
-            # In the order in which they began, past the lock, too: from there it is
-            # sent, or put in line, in the same turn of the loop.
-            async with self._locks.setdefault(log, asyncio.Lock()):
-                await self.ready(connection, log)
-                publisher = await self._publisher(connection)
             try:
-                stored = await publisher.store(exchange, route, body)
+                stored = await self._append_once(connection, log, key, body)
             except ChannelBroken as error:
-                if publisher.close_code == ACCESS_REFUSED and f"'{route}'" in str(
-                    error
-                ):
-                    raise SecurityError(
-                        f"RabbitMQ does not let us append to {log} as {key}: {error}"
-                    ) from error
-                raise
+                closed_by = connection.wire.closed_by
+                broke_down = closed_by is not None and closed_by[0] == INTERNAL_ERROR
+                if not broke_down or attempt + 1 == ATTEMPTS:
+                    raise
+                await self._link_back(error)
+                continue
             if stored:
                 return
-            self._there.pop(log, None)  # it was deleted: make it again, once
+            self._there.pop(log, None)  # it was deleted: make it again
         raise ChannelBroken(f"no stream takes up what is appended to the log {log}")
+
+    async def _append_once(
+        self, connection: Connection, log: LogName, key: str, body: bytes
+    ) -> bool:
+        """Append; False if no stream took it up."""
+        route = topology.log_key(log, key)
+        # In the order in which they began, past the lock, too: from there it is sent, or
+        # put in line, in the same turn of the loop.
+        async with self._locks.setdefault(log, asyncio.Lock()):
+            await self.ready(connection, log)
+            publisher = await self._publisher(connection)
+        try:
+            return await publisher.store(
+                topology.exchange_name(log.namespace), route, body
+            )
+        except ChannelBroken as error:
+            if publisher.close_code == ACCESS_REFUSED and f"'{route}'" in str(error):
+                raise SecurityError(
+                    f"RabbitMQ does not let us append to {log} as {key}: {error}"
+                ) from error
+            raise
+
+    async def _link_back(self, error: ChannelBroken) -> None:
+        """Wait for the next connection, as long as one may take; or raise `error`."""
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout):
+                await self._link.wait_up()
+        except TimeoutError:
+            raise error from None
 
     @asynccontextmanager
     async def read(self, log: LogName, start: LogStart) -> AsyncIterator[LogReader]:

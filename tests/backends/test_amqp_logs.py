@@ -15,6 +15,9 @@ from remoting_bus.names import LogName
 from remoting_bus.testing.brokers import LocalRabbitMQ
 from remoting_bus.testing.brokers.base import wait_until
 from remoting_bus_amqp import AmqpBackend
+from remoting_bus_amqp.backend import AmqpBus
+from remoting_bus_amqp.connection import Connection
+from remoting_bus_amqp.log import INTERNAL_ERROR, LogPublisher
 from remoting_bus_amqp.log_reader import AHEAD, AmqpReader
 from remoting_bus_amqp.topology import log_stream
 
@@ -264,3 +267,30 @@ async def test_an_append_waits_while_an_alarm_lasts(
         except ChannelBroken:  # sent before the alarm was told
             await append_surely(bus, log, b"2")
         assert (await bodies(reader, 2))[-1] == b"2"
+
+
+async def test_a_broker_that_breaks_down_is_asked_again(
+    own: LocalRabbitMQ, log: LogName, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RabbitMQ's internal error, which three nodes have at times, lasts a moment."""
+    store = LogPublisher.store
+    broken: list[Connection] = []
+
+    async with AmqpBackend().open(own.urls[0]) as bus:
+        assert isinstance(bus, AmqpBus)
+
+        async def breaks_down_once(
+            self: LogPublisher, exchange: str, key: str, body: bytes
+        ) -> bool:
+            if not broken:
+                connection = bus._link.connection()
+                broken.append(connection)
+                connection.wire.closed_by = (INTERNAL_ERROR, "INTERNAL_ERROR")
+                connection.wire.abort()
+            return await store(self, exchange, key, body)
+
+        monkeypatch.setattr(LogPublisher, "store", breaks_down_once)
+        await bus.append(log, "key", b"one")
+        async with bus.read(log, "first") as reader, asyncio.timeout(LIMIT):
+            assert (await anext(reader)).body == b"one"
+        assert broken[0].lost.done()
