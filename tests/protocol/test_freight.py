@@ -9,11 +9,11 @@ from cbor2 import dumps
 
 from remoting_bus.names import Lane
 from remoting_bus.protocol.crossing import Batch, Move, Number
-from remoting_bus.protocol.ends import Inlet, Outlet, StreamReset
+from remoting_bus.protocol.ends import MAX_PIECE, Inlet, Outlet, StreamReset
 from remoting_bus.protocol.envelope import EnvelopeKind, read_header
 from remoting_bus.protocol.flows import WINDOW
 from remoting_bus.protocol.frames import FrameKind, StreamUse, finish, reset
-from remoting_bus.protocol.freight import Freight
+from remoting_bus.protocol.freight import EARLY, PIECE, Freight
 from remoting_bus.protocol.handshake import pack
 from remoting_bus.protocol.pieces import Data, data
 from remoting_bus.protocol.standby import FOLD_AFTER, Standby
@@ -126,6 +126,33 @@ def test_much_more_than_a_window_arrives_whole() -> None:
         while data := inlet.read_nowait():
             got += data
     assert got == piece * 64
+
+
+def test_streams_that_the_peer_may_not_know_share_a_little() -> None:
+    """Law 6: until their introductions are known to be there; a lone one, too."""
+    halves = Halves()
+    streams = [stream_id(number, 0, ours=True) for number in (1, 2)]
+    for token, each in enumerate(streams):
+        move = (Move.INTRODUCE, each, int(StreamUse.SENDS), True, token)
+        halves.tell(halves.one, *move)
+    first, second = (each.end for each in halves.one.events)
+    freight = halves.one.freight
+    assert isinstance(first, Outlet)
+    assert isinstance(second, Outlet)
+    assert freight is not None
+    freight.lanes[Lane.BULK].sender.window = 100 * WINDOW
+
+    def pull_all() -> int:
+        while halves.one.next_envelope(halves.now) is not None:
+            pass
+        return sum(freight._out[each].sent for each in streams)
+
+    assert first.write_nowait(bytes(EARLY - PIECE))
+    assert pull_all() == EARLY - PIECE
+    assert second.write_nowait(bytes(MAX_PIECE))
+    assert pull_all() == EARLY
+    halves.number(halves.one, Number.THERE, streams[-1])
+    assert pull_all() == EARLY - PIECE + MAX_PIECE
 
 
 def test_credit_that_was_lost_is_asked_for() -> None:
